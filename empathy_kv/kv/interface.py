@@ -1,0 +1,392 @@
+"""What an engine is (`KV`), and what is derived from its one method: namespaces, batches, tokens, the driver.
+
+Domain code is sans-I/O: a method that needs the store is a generator (`Steps`) that yields batches and is sent their
+replies. `run` drives it on a `KV`. `call` makes an ordinary method of such a generator function.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import secrets
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from datetime import timedelta
+from types import TracebackType
+from typing import Concatenate, Literal, ParamSpec, Protocol, Self, TypeAlias, TypeVar, cast
+
+from empathy_kv.errors import EmpathyKVError, OutcomeUnknown
+from empathy_kv.kv.operations import (
+    TTL,
+    Batch,
+    Check,
+    Delete,
+    Exists,
+    Expire,
+    Get,
+    HDel,
+    HGet,
+    HGetAll,
+    HIncrBy,
+    HSet,
+    IncrBy,
+    Name,
+    Operation,
+    Reply,
+    Set,
+    Settle,
+    Token,
+    Version,
+    ZAdd,
+    ZAppend,
+    ZCard,
+    ZRange,
+    ZRangeByScore,
+    ZRem,
+    ZScore,
+    ZTrim,
+)
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+Steps: TypeAlias = Generator[Batch, list[Reply], R]
+"""A piece of domain code: it yields batches, is sent their replies, and returns an R."""
+
+
+class KV(ABC):
+    """An engine. Abstract: `execute`, `keys`, `close`. Derived from them: everything else.
+
+    An engine may be used by many threads at once.
+    """
+
+    def __init__(self) -> None:
+        self._tokens = Tokens()
+
+    @abstractmethod
+    def execute(self, batch: Batch) -> list[Reply]:
+        """Do all of the batch, or none of it, and return a reply an operation.
+
+        A batch with a token that was executed before is not done again: its first replies are returned.
+
+        Raises `CheckError` and the other kinds of `NotApplied` if nothing was done, `OutcomeUnknown` if it cannot be
+        known, `DamagedError` if what is stored cannot be read.
+        """
+
+    @abstractmethod
+    def keys(self, namespace: Name) -> Iterator[str]:
+        """Yield each key of a namespace once, in no particular order, without holding all of them in memory.
+
+        A key that is there from the first step to the last is among them; one that comes or goes meanwhile may be.
+        A namespace that nothing was written to has no keys.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give back what the engine holds. Closing twice is no error; using it afterwards is a `ClosedError`."""
+
+    def commit(self, batch: Batch) -> list[Reply]:
+        """Execute the batch, with a token of this writer if it writes and has none."""
+        if batch.token is not None or not batch.writes:
+            return self.execute(batch)
+        token = self._tokens.take(batch.namespace)
+        try:
+            replies = self.execute(batch.signed(token))
+        except OutcomeUnknown:
+            # The slot stays taken: its next write would overwrite what `settle` has to find.
+            raise
+        except BaseException as error:
+            if isinstance(error, EmpathyKVError):
+                self._tokens.give(token)
+            raise
+        self._tokens.give(token)
+        return replies
+
+    def settle(self, token: Token | str) -> bool:
+        """Return whether the batch with this token was applied. If it was not, it never will be.
+
+        Raises `TokenError` if that is not known any more: it is too old, or its writer went on with a later one.
+        """
+        if isinstance(token, str):
+            token = Token.parse(token)
+        applied: bool = self.execute(Batch(token.namespace, (Settle(token),)))[0]
+        self._tokens.give(token)
+        return applied
+
+    def namespace(self, *name: str) -> Namespace:
+        """Return the namespace with this name, of one or more texts. It needs not exist, and costs nothing."""
+        return Namespace(self, name)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Tokens:
+    """The slots of one writer. A slot is taken for one write and given back when its outcome is known."""
+
+    def __init__(self) -> None:
+        self._session = secrets.token_hex(8)
+        self._sequence = itertools.count(1)
+        self._slots = itertools.count()
+        self._taken: set[int] = set()
+        self._free: list[int] = []
+        self._lock = threading.Lock()
+
+    def take(self, namespace: Name) -> Token:
+        with self._lock:
+            slot = self._free.pop() if self._free else next(self._slots)
+            self._taken.add(slot)
+            sequence = next(self._sequence)
+        return Token(namespace, self._session, slot, sequence, time.time_ns() // 1_000_000)
+
+    def give(self, token: Token) -> None:
+        """Take the slot back. A token of another writer, or one that was given back before, is none of ours."""
+        with self._lock:
+            if token.session == self._session and token.slot in self._taken:
+                self._taken.discard(token.slot)
+                self._free.append(token.slot)
+
+
+class Namespace:
+    """One namespace of a store: the unit of atomicity. Its methods are batches of one operation.
+
+    Each returns what the class of the same name in `empathy_kv.kv.operations` says of its reply.
+    """
+
+    def __init__(self, kv: KV, name: Iterable[str]) -> None:
+        self._kv = kv
+        self.name = Batch(cast(Name, tuple(name)), ()).namespace
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(map(repr, self.name))})"
+
+    def _do(self, operation: Operation) -> Reply:
+        return self._kv.commit(Batch(self.name, (operation,)))[0]
+
+    def get(self, key: str) -> bytes | None:
+        """Return the value, None if it is absent."""
+        return cast(bytes | None, self._do(Get(key)))
+
+    def set(
+        self,
+        key: str,
+        value: bytes,
+        *,
+        ttl: float | timedelta | None = None,
+        expected_version: int | None = None,
+    ) -> int:
+        """Store a value and return its version.
+
+        `ttl`: seconds or a timedelta; None is for ever. `expected_version`: store it only if the key has this version
+        (0: only if it is absent), else raise `CheckError`.
+        """
+        checks = () if expected_version is None else (Check(key, expected_version),)
+        return cast(int, self._kv.commit(Batch(self.name, (Set(key, value, ttl),), checks))[0])
+
+    def delete(self, key: str) -> bool:
+        """Remove the key and return whether it was there."""
+        return cast(bool, self._do(Delete(key)))
+
+    def exists(self, key: str) -> bool:
+        """Return whether the key is there."""
+        return cast(bool, self._do(Exists(key)))
+
+    def version(self, key: str) -> int:
+        """Return the version of the value, 0 if it is absent."""
+        return cast(int, self._do(Version(key)))
+
+    def incr(self, key: str, by: int = 1) -> int:
+        """Add to the value, an integer, and return the sum; an absent one counts as 0."""
+        return cast(int, self._do(IncrBy(key, by)))
+
+    def ttl(self, key: str) -> float | None:
+        """Return the seconds left to live, None if it does not expire, 0.0 if the key is absent."""
+        return cast(float | None, self._do(TTL(key)))
+
+    def expire(self, key: str, ttl: float | timedelta | None) -> bool:
+        """Let the key live for `ttl` seconds, None is for ever. Return False if it is absent."""
+        return cast(bool, self._do(Expire(key, ttl)))
+
+    def hget(self, key: str, field: str) -> bytes | None:
+        """Return a field of a hash, None if it is absent."""
+        return cast(bytes | None, self._do(HGet(key, field)))
+
+    def hgetall(self, key: str) -> dict[str, bytes]:
+        """Return all fields of a hash, empty if it is absent."""
+        return cast(dict[str, bytes], self._do(HGetAll(key)))
+
+    def hset(self, key: str, fields: Mapping[str, bytes]) -> int:
+        """Store fields and return how many are new."""
+        return cast(int, self._do(HSet(key, fields)))
+
+    def hdel(self, key: str, *fields: str) -> int:
+        """Remove fields and return how many were there."""
+        return cast(int, self._do(HDel(key, fields)))
+
+    def hincrby(self, key: str, increments: Mapping[str, int]) -> dict[str, int]:
+        """Add to fields and return the sums."""
+        return cast(dict[str, int], self._do(HIncrBy(key, increments)))
+
+    def zadd(self, key: str, members: Mapping[bytes, float], *, only: Literal["NX", "GT", "LT"] | None = None) -> int:
+        """Give members their scores and return how many are new."""
+        return cast(int, self._do(ZAdd(key, members, only)))
+
+    def zappend(self, key: str, *members: bytes) -> float:
+        """Put members at the end and return the score of the last."""
+        return cast(float, self._do(ZAppend(key, members)))
+
+    def zrange(self, key: str, start: int = 0, stop: int = -1) -> list[tuple[bytes, float]]:
+        """Return members and scores by rank, both ends inclusive."""
+        return cast(list[tuple[bytes, float]], self._do(ZRange(key, start, stop)))
+
+    def zrangebyscore(
+        self, key: str, minimum: float, maximum: float, *, limit: int | None = None
+    ) -> list[tuple[bytes, float]]:
+        """Return members and scores by score, both ends inclusive."""
+        return cast(list[tuple[bytes, float]], self._do(ZRangeByScore(key, minimum, maximum, limit)))
+
+    def zscore(self, key: str, member: bytes) -> float | None:
+        """Return a member's score, None if it is absent."""
+        return cast(float | None, self._do(ZScore(key, member)))
+
+    def zcard(self, key: str) -> int:
+        """Return how many members there are."""
+        return cast(int, self._do(ZCard(key)))
+
+    def zrem(self, key: str, *members: bytes) -> int:
+        """Remove members and return how many were there."""
+        return cast(int, self._do(ZRem(key, members)))
+
+    def ztrim(self, key: str, keep: int) -> int:
+        """Keep the members of the highest scores and return how many were removed."""
+        return cast(int, self._do(ZTrim(key, keep)))
+
+    def keys(self) -> Iterator[str]:
+        """Yield each key once, in no particular order."""
+        return self._kv.keys(self.name)
+
+    def execute(self, *operations: Operation, checks: Iterable[Check] = (), token: Token | None = None) -> list[Reply]:
+        """Execute operations as one batch and return their replies in order."""
+        return self._kv.commit(Batch(self.name, operations, tuple(checks), token))
+
+    def batch(self) -> BatchBuilder:
+        """Collect operations in a `with` block; they are executed together at its end, or not at all if it raises."""
+        return BatchBuilder(self)
+
+
+class BatchBuilder:
+    """Operations that will be one batch. `replies` is theirs, in order, once the `with` block was left."""
+
+    def __init__(self, namespace: Namespace) -> None:
+        self._namespace = namespace
+        self._operations: list[Operation] = []
+        self._checks: list[Check] = []
+        self.replies: list[Reply] = []
+
+    def add(self, *operations: Operation) -> Self:
+        """Add operations as they stand in `empathy_kv.kv.operations`."""
+        self._operations.extend(operations)
+        return self
+
+    def check(self, key: str, version: int | None = None) -> Self:
+        """Require that the key is there (None), is absent (0), or has this version; else the batch is refused."""
+        self._checks.append(Check(key, version))
+        return self
+
+    def get(self, key: str) -> Self:
+        """Add a `Get`."""
+        return self.add(Get(key))
+
+    def set(self, key: str, value: bytes, *, ttl: float | timedelta | None = None) -> Self:
+        """Add a `Set`."""
+        return self.add(Set(key, value, ttl))
+
+    def delete(self, key: str) -> Self:
+        """Add a `Delete`."""
+        return self.add(Delete(key))
+
+    def incr(self, key: str, by: int = 1) -> Self:
+        """Add an `IncrBy`."""
+        return self.add(IncrBy(key, by))
+
+    def expire(self, key: str, ttl: float | timedelta | None) -> Self:
+        """Add an `Expire`."""
+        return self.add(Expire(key, ttl))
+
+    def hset(self, key: str, fields: Mapping[str, bytes]) -> Self:
+        """Add an `HSet`."""
+        return self.add(HSet(key, fields))
+
+    def hdel(self, key: str, *fields: str) -> Self:
+        """Add an `HDel`."""
+        return self.add(HDel(key, fields))
+
+    def hincrby(self, key: str, increments: Mapping[str, int]) -> Self:
+        """Add an `HIncrBy`."""
+        return self.add(HIncrBy(key, increments))
+
+    def zadd(self, key: str, members: Mapping[bytes, float], *, only: Literal["NX", "GT", "LT"] | None = None) -> Self:
+        """Add a `ZAdd`."""
+        return self.add(ZAdd(key, members, only))
+
+    def zappend(self, key: str, *members: bytes) -> Self:
+        """Add a `ZAppend`."""
+        return self.add(ZAppend(key, members))
+
+    def zrem(self, key: str, *members: bytes) -> Self:
+        """Add a `ZRem`."""
+        return self.add(ZRem(key, members))
+
+    def ztrim(self, key: str, keep: int) -> Self:
+        """Add a `ZTrim`."""
+        return self.add(ZTrim(key, keep))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if error is None and (self._operations or self._checks):
+            self.replies = self._namespace.execute(*self._operations, checks=self._checks)
+
+
+def run(kv: KV, steps: Steps[R]) -> R:
+    """Drive a piece of domain code on an engine."""
+    try:
+        batch = next(steps)
+        while True:
+            try:
+                replies = kv.commit(batch)
+            except EmpathyKVError as error:
+                batch = steps.throw(error)
+            else:
+                batch = steps.send(replies)
+    except StopIteration as stop:
+        return cast(R, stop.value)
+
+
+class _Runs(Protocol):
+    """What `call` needs of the object whose method it makes."""
+
+    def _run(self, steps: Steps[R]) -> R: ...
+
+
+S = TypeVar("S", bound=_Runs)
+
+
+def call(function: Callable[Concatenate[S, P], Steps[R]]) -> Callable[Concatenate[S, P], R]:
+    """Make an ordinary method of a generator function, of the same signature and docstring."""
+
+    @functools.wraps(function)
+    def method(self: S, *args: P.args, **kwargs: P.kwargs) -> R:
+        return self._run(function(self, *args, **kwargs))
+
+    return cast(Callable[Concatenate[S, P], R], method)

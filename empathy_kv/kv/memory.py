@@ -1,0 +1,54 @@
+"""The engine in the memory of this process: the model that the others are tested against. It keeps nothing."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+
+from empathy_kv.errors import ClosedError
+from empathy_kv.kv.interface import KV
+from empathy_kv.kv.operations import Batch, Name, Reply
+from empathy_kv.kv.table import Table
+
+
+class MemoryKV(KV):
+    """One table a namespace, behind a lock. It is empty when it is made, and gone when it is closed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._tables: dict[Name, Table] = {}
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
+
+    def execute(self, batch: Batch) -> list[Reply]:
+        now = time.time_ns() // 1_000_000
+        with self._lock:
+            self._require_open()
+            table = self._tables.get(batch.namespace)
+            if table is None:
+                table = self._tables[batch.namespace] = Table()
+            replies, _ = table.execute(batch, now, (batch.operations, batch.checks))
+        return replies
+
+    def keys(self, namespace: Name) -> Iterator[str]:
+        with self._lock:
+            self._require_open()
+            table = self._tables.get(namespace)
+            if table is None:
+                return
+            now = time.time_ns() // 1_000_000
+            keys = [key for key in table.names() if table.live(key, now) is not None]
+        yield from keys
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed = True
+            self._tables.clear()
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise ClosedError("the store is closed")

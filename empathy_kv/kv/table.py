@@ -1,0 +1,569 @@
+"""A namespace in the memory of one process: it applies batches, all or nothing.
+
+The memory engine is one table a namespace; the file engine is a table over documents and a journal. Whether a batch
+can be done is decided before the first change (`_admit`), so applying it cannot fail half way.
+"""
+
+from __future__ import annotations
+
+import heapq
+import re
+from bisect import bisect_left, bisect_right, insort
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final, TypeAlias
+
+from attrs import define
+
+from empathy_kv.errors import CheckError, CounterError, CounterOverflowError, TokenError, WrongTypeError
+from empathy_kv.kv.operations import (
+    INTEGER_MAX,
+    INTEGER_MIN,
+    TOKEN_LIFE,
+    TOKEN_MEMORY,
+    TTL,
+    Batch,
+    Check,
+    Delete,
+    Exists,
+    Expire,
+    Get,
+    HDel,
+    HGet,
+    HGetAll,
+    HIncrBy,
+    HSet,
+    IncrBy,
+    Operation,
+    Reply,
+    Set,
+    Settle,
+    Token,
+    Version,
+    ZAdd,
+    ZAppend,
+    ZCard,
+    ZRange,
+    ZRangeByScore,
+    ZRem,
+    ZScore,
+    ZTrim,
+    milliseconds,
+)
+
+_DECIMAL: Final = re.compile(rb"0|-?[1-9][0-9]{0,18}")
+
+
+def decimal(value: bytes) -> int | None:
+    """Return the integer that a counter's bytes are, as Redis writes it, or None if they are none."""
+    if _DECIMAL.fullmatch(value) is None:
+        return None
+    result = int(value)
+    return result if INTEGER_MIN <= result <= INTEGER_MAX else None
+
+
+class SortedSet:
+    """Members with scores, in the order of score, then bytes."""
+
+    __slots__ = ("order", "scores")
+
+    def __init__(self, pairs: Sequence[tuple[float, bytes]] = ()) -> None:
+        self.order: list[tuple[float, bytes]] = sorted(pairs)
+        self.scores: dict[bytes, float] = {member: score for score, member in self.order}
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def put(self, member: bytes, score: float) -> bool:
+        """Give a member its score and return whether it is new."""
+        old = self.scores.get(member)
+        if old == score:
+            return False
+        if old is not None:
+            del self.order[bisect_left(self.order, (old, member))]
+        self.scores[member] = score
+        insort(self.order, (score, member))
+        return old is None
+
+    def remove(self, member: bytes) -> bool:
+        """Remove a member and return whether it was there."""
+        score = self.scores.pop(member, None)
+        if score is None:
+            return False
+        del self.order[bisect_left(self.order, (score, member))]
+        return True
+
+    def trim(self, keep: int) -> int:
+        """Keep the last `keep` members and return how many were removed."""
+        surplus = max(0, len(self.order) - keep)
+        for _, member in self.order[:surplus]:
+            del self.scores[member]
+        del self.order[:surplus]
+        return surplus
+
+
+Content: TypeAlias = bytes | dict[str, bytes] | SortedSet
+
+KINDS: Final[dict[type, str]] = {bytes: "string", dict: "hash", SortedSet: "zset"}
+
+
+@define
+class Entry:
+    """What a key holds; `expires` in milliseconds since 1970."""
+
+    content: Content
+    version: int
+    expires: int | None = None
+
+    @property
+    def kind(self) -> str:
+        """The name of the kind of content, in Redis's words."""
+        return KINDS[type(self.content)]
+
+
+@define
+class Slot:
+    """The last write of a slot. `replies` None: it was settled as not applied."""
+
+    sequence: int
+    digest: object
+    replies: list[Reply] | None
+
+
+@define
+class Session:
+    """The slots of one writer."""
+
+    slots: dict[int, Slot]
+    used: int
+
+
+class Table:
+    """The keys of a namespace, its revision, and what it remembers of its writers. The caller serialises the calls."""
+
+    def __init__(self) -> None:
+        self.revision = 0
+        self.sessions: dict[str, Session] = {}
+        self._entries: dict[str, Entry] = {}
+        self._expiring: list[tuple[int, str]] = []
+
+    # Where entries are kept: what a table over documents does in its own way.
+
+    def find(self, key: str) -> Entry | None:
+        """Return the entry of a key, expired or not."""
+        return self._entries.get(key)
+
+    def store(self, key: str, entry: Entry) -> None:
+        """Keep an entry."""
+        self._entries[key] = entry
+
+    def drop(self, key: str) -> None:
+        """Forget a key."""
+        self._entries.pop(key, None)
+
+    def names(self) -> Iterator[str]:
+        """Yield the keys that are kept, expired or not."""
+        return iter(list(self._entries))
+
+    # Execution
+
+    def live(self, key: str, now: int) -> Entry | None:
+        """Return the entry of a key unless it has expired."""
+        entry = self.find(key)
+        if entry is not None and entry.expires is not None and entry.expires <= now:
+            return None
+        return entry
+
+    def execute(self, batch: Batch, now: int, digest: object) -> tuple[list[Reply], bool]:
+        """Apply a batch at a time; return its replies and whether anything was written.
+
+        `digest` stands for the content of the batch: equal for equal batches.
+        """
+        if batch.operations and isinstance(batch.operations[0], Settle):
+            return self._settle(batch.operations[0].token, now)
+        token = batch.token
+        if token is not None:
+            replies = self._recall(token, now, digest)
+            if replies is not None:
+                return replies, False
+        self._admit(batch, now)
+        if not batch.writes:
+            return self.apply(batch.operations, now), False
+        self.revision += 1
+        replies = self.apply(batch.operations, now)
+        if token is not None:
+            self.remember(token, now, Slot(token.sequence, digest, replies))
+        return replies, True
+
+    def apply(self, operations: Sequence[Any], now: int) -> list[Reply]:
+        """Do operations that were admitted."""
+        return [_APPLY[type(operation)](self, operation, now) for operation in operations]
+
+    # Tokens
+
+    def _slot(self, token: Token) -> Slot | None:
+        session = self.sessions.get(token.session)
+        return None if session is None else session.slots.get(token.slot)
+
+    def _recall(self, token: Token, now: int, digest: object) -> list[Reply] | None:
+        """Return the replies of a batch that was executed, None for a new one."""
+        slot = self._slot(token)
+        if slot is None or slot.sequence < token.sequence:
+            if token.issued + TOKEN_LIFE <= now:
+                raise TokenError("the token is too old to be used; make the batch anew", token=token)
+            return None
+        if slot.sequence > token.sequence:
+            raise TokenError("the token was used, and its writer went on with a later one", token=token)
+        if slot.replies is None:
+            raise TokenError("the token was settled as not applied; make the batch anew", token=token)
+        if slot.digest != digest:
+            raise TokenError("the token was used for another batch", token=token)
+        return slot.replies
+
+    def _settle(self, token: Token, now: int) -> tuple[list[Reply], bool]:
+        slot = self._slot(token)
+        if slot is not None and slot.sequence == token.sequence:
+            return [slot.replies is not None], False
+        if slot is not None and slot.sequence > token.sequence:
+            raise TokenError("the writer of the token went on with a later one", token=token)
+        if token.issued + TOKEN_LIFE <= now:
+            raise TokenError("the token is too old to be settled", token=token)
+        self.remember(token, now, Slot(token.sequence, None, None))
+        return [False], True
+
+    def remember(self, token: Token, now: int, slot: Slot) -> None:
+        """Keep the last write of a slot, and forget the writers that have been silent for `TOKEN_MEMORY`."""
+        session = self.sessions.get(token.session)
+        if session is None:
+            self.forget(now)
+            session = self.sessions[token.session] = Session({}, now)
+        session.used = now
+        session.slots[token.slot] = slot
+
+    def forget(self, now: int) -> None:
+        """Forget the writers that have been silent for `TOKEN_MEMORY`."""
+        for name in [name for name, session in self.sessions.items() if session.used + TOKEN_MEMORY < now]:
+            del self.sessions[name]
+
+    # Admission
+
+    def _admit(self, batch: Batch, now: int) -> None:
+        for check in batch.checks:
+            self._test(check, now)
+        kinds: dict[str, str | None] = {}
+        counters: dict[tuple[str, str | None], bytes | None] = {}
+        for operation in batch.operations:
+            key = operation.key  # type: ignore[union-attr]  # a Settle stands alone
+            if key not in kinds:
+                entry = self.live(key, now)
+                kinds[key] = None if entry is None else entry.kind
+            kind, needed = kinds[key], operation.kind  # type: ignore[union-attr]
+            if needed is not None and kind is not None and kind != needed:
+                raise WrongTypeError(
+                    f"{key!r} holds a {kind}; {type(operation).__name__} works on a {needed}",
+                    key=key,
+                    kind=kind,
+                )
+            if operation.writes:
+                self._foresee(operation, kinds, counters, now)  # type: ignore[arg-type]
+
+    def _test(self, check: Check, now: int) -> None:
+        entry = self.live(check.key, now)
+        if check.member is not None:
+            if entry is not None and not isinstance(entry.content, SortedSet):
+                raise WrongTypeError(
+                    f"{check.key!r} holds a {entry.kind}; a member is checked in a zset",
+                    key=check.key,
+                    kind=entry.kind,
+                )
+            actual = int(entry is not None and check.member in entry.content.scores)  # type: ignore[union-attr]
+        elif entry is None:
+            actual = 0
+        elif check.version and entry.kind != "string":
+            raise WrongTypeError(
+                f"{check.key!r} holds a {entry.kind}; only values have versions",
+                key=check.key,
+                kind=entry.kind,
+            )
+        else:
+            actual = entry.version
+        if actual == 0 if check.version is None else actual != check.version:
+            raise refused(check, actual)
+
+    def _foresee(
+        self,
+        operation: Operation,
+        kinds: dict[str, str | None],
+        counters: dict[tuple[str, str | None], bytes | None],
+        now: int,
+    ) -> None:
+        """Note what the operation will do to kinds and counters; raise if a counter will not take it.
+
+        `counters` has what the operations before have made of the fields that they touched; (key, None) is a value.
+        """
+        key = operation.key
+        match operation:
+            case Set():
+                _clear(counters, key)
+                kinds[key], counters[key, None] = "string", operation.value
+            case Delete():
+                _clear(counters, key)
+                kinds[key] = None
+                counters[key, None] = None
+            case HSet():
+                kinds[key] = "hash"
+                counters.update({(key, name): value for name, value in operation.fields.items()})
+            case HDel():
+                counters.update({(key, name): None for name in operation.fields})
+            case IncrBy():
+                kinds[key] = "string"
+                counters[key, None] = self._sum(operation, None, operation.increment, counters, now)
+            case HIncrBy():
+                kinds[key] = "hash"
+                for name, increment in operation.increments.items():
+                    counters[key, name] = self._sum(operation, name, increment, counters, now)
+            case ZAdd() | ZAppend():
+                kinds[key] = "zset"
+
+    def _sum(
+        self,
+        operation: Operation,
+        field: str | None,
+        increment: int,
+        counters: dict[tuple[str, str | None], bytes | None],
+        now: int,
+    ) -> bytes:
+        key = operation.key
+        if (key, field) in counters:
+            value = counters[key, field]
+        elif (key, None) in counters:  # Deleted, or set, by this batch: no field of before is left.
+            value = None
+        else:
+            entry = self.live(key, now)
+            content: Any = None if entry is None else entry.content
+            value = content.get(field) if isinstance(content, dict) and field is not None else content
+        number = 0 if value is None else decimal(value)
+        if number is None:
+            raise counter(key, field)
+        if not INTEGER_MIN <= number + increment <= INTEGER_MAX:
+            raise overflow(key, field)
+        return b"%d" % (number + increment)
+
+    # What the operations do; each is a function of the table, the operation and the time
+
+    def _get(self, operation: Get, now: int) -> Reply:
+        entry = self.live(operation.key, now)
+        return None if entry is None else entry.content
+
+    def _version(self, operation: Version, now: int) -> Reply:
+        entry = self.live(operation.key, now)
+        return 0 if entry is None else entry.version
+
+    def _set(self, operation: Set, now: int) -> Reply:
+        expires = None
+        if operation.ttl is not None:
+            expires = now + milliseconds(operation.ttl)
+            self._expire_later(operation.key, expires, now)
+        self.store(operation.key, Entry(operation.value, self.revision, expires))
+        return self.revision
+
+    def _incrby(self, operation: IncrBy, now: int) -> Reply:
+        entry = self._own(operation.key, bytes, b"0", now)
+        total = int(entry.content) + operation.increment  # type: ignore[arg-type]
+        entry.content = b"%d" % total
+        return total
+
+    def _delete(self, operation: Delete, now: int) -> Reply:
+        there = self.live(operation.key, now) is not None
+        self.drop(operation.key)
+        return there
+
+    def _exists(self, operation: Exists, now: int) -> Reply:
+        return self.live(operation.key, now) is not None
+
+    def _ttl(self, operation: TTL, now: int) -> Reply:
+        entry = self.live(operation.key, now)
+        if entry is None:
+            return 0.0
+        return None if entry.expires is None else (entry.expires - now) / 1000
+
+    def _expire(self, operation: Expire, now: int) -> Reply:
+        entry = self.live(operation.key, now)
+        if entry is None:
+            return False
+        entry = self._own(operation.key, type(entry.content), entry.content, now, versioned=False)
+        entry.expires = None
+        if operation.ttl is not None:
+            entry.expires = now + milliseconds(operation.ttl)
+            self._expire_later(operation.key, entry.expires, now)
+        return True
+
+    def _hget(self, operation: HGet, now: int) -> Reply:
+        entry = self.live(operation.key, now)
+        return None if entry is None else entry.content.get(operation.field)  # type: ignore[union-attr]
+
+    def _hgetall(self, operation: HGetAll, now: int) -> Reply:
+        entry = self.live(operation.key, now)
+        return {} if entry is None else dict(entry.content)  # type: ignore[arg-type]
+
+    def _hset(self, operation: HSet, now: int) -> Reply:
+        fields: Any = self._own(operation.key, dict, {}, now).content
+        before = len(fields)
+        fields.update(operation.fields)
+        return len(fields) - before
+
+    def _hdel(self, operation: HDel, now: int) -> Reply:
+        if self.live(operation.key, now) is None:
+            return 0
+        fields: Any = self._own(operation.key, dict, {}, now).content
+        removed = sum(fields.pop(name, None) is not None for name in operation.fields)
+        if not fields:
+            self.drop(operation.key)
+        return removed
+
+    def _hincrby(self, operation: HIncrBy, now: int) -> Reply:
+        fields: Any = self._own(operation.key, dict, {}, now).content
+        sums = {}
+        for name, increment in operation.increments.items():
+            sums[name] = total = int(fields.get(name, b"0")) + increment
+            fields[name] = b"%d" % total
+        return sums
+
+    def _zadd(self, operation: ZAdd, now: int) -> Reply:
+        members: Any = self._own(operation.key, SortedSet, None, now).content
+        added = 0
+        for member, score in operation.members.items():
+            old = members.scores.get(member)
+            if (
+                old is None
+                or operation.only is None
+                or (operation.only == "GT" and score > old)
+                or (operation.only == "LT" and score < old)
+            ):
+                added += members.put(member, score)
+        return added
+
+    def _zappend(self, operation: ZAppend, now: int) -> Reply:
+        members: Any = self._own(operation.key, SortedSet, None, now).content
+        score = members.order[-1][0] if members.order else 0.0
+        for member in operation.members:
+            score += 1
+            members.put(member, score)
+        return score
+
+    def _zrange(self, operation: ZRange, now: int) -> Reply:
+        order = self._order(operation.key, now)
+        start = max(0, operation.start + len(order) if operation.start < 0 else operation.start)
+        stop = operation.stop + len(order) if operation.stop < 0 else operation.stop
+        return [(member, score) for score, member in order[start : max(start, stop + 1)]]
+
+    def _zrangebyscore(self, operation: ZRangeByScore, now: int) -> Reply:
+        order = self._order(operation.key, now)
+        start = bisect_left(order, operation.minimum, key=_score)
+        stop = bisect_right(order, operation.maximum, key=_score)
+        if operation.limit is not None:
+            stop = min(stop, start + operation.limit)
+        return [(member, score) for score, member in order[start:stop]]
+
+    def _zscore(self, operation: ZScore, now: int) -> Reply:
+        entry = self.live(operation.key, now)
+        return None if entry is None else entry.content.scores.get(operation.member)  # type: ignore[union-attr]
+
+    def _zcard(self, operation: ZCard, now: int) -> Reply:
+        return len(self._order(operation.key, now))
+
+    def _zrem(self, operation: ZRem, now: int) -> Reply:
+        if self.live(operation.key, now) is None:
+            return 0
+        members: Any = self._own(operation.key, SortedSet, None, now).content
+        removed = sum(members.remove(member) for member in operation.members)
+        if not members:
+            self.drop(operation.key)
+        return removed
+
+    def _ztrim(self, operation: ZTrim, now: int) -> Reply:
+        if self.live(operation.key, now) is None:
+            return 0
+        members: Any = self._own(operation.key, SortedSet, None, now).content
+        removed = members.trim(operation.keep)
+        if not members:
+            self.drop(operation.key)
+        return removed
+
+    def _order(self, key: str, now: int) -> list[tuple[float, bytes]]:
+        entry = self.live(key, now)
+        return [] if entry is None else entry.content.order  # type: ignore[union-attr]
+
+    def _own(self, key: str, kind: type, initial: Any, now: int, *, versioned: bool = True) -> Entry:
+        """Return the entry to be changed in place: the live one, or a new one."""
+        entry = self.live(key, now)
+        if entry is None:
+            entry = Entry(kind() if initial is None else initial, self.revision)
+        if versioned:
+            entry.version = self.revision
+        self.store(key, entry)
+        return entry
+
+    def _expire_later(self, key: str, expires: int, now: int) -> None:
+        """Note an expiry, and drop a few keys that have expired: what is never asked for again must go too."""
+        heapq.heappush(self._expiring, (expires, key))
+        for _ in range(4):
+            if self._expiring[0][0] > now:
+                break
+            _, due = heapq.heappop(self._expiring)
+            entry = self.find(due)
+            if entry is not None and entry.expires is not None and entry.expires <= now:
+                self.drop(due)
+
+
+def refused(check: Check, actual: int) -> CheckError:
+    """Return the error of a precondition that did not hold; an engine that cannot tell a version gives -1."""
+    what = f"{check.key!r}" if check.member is None else f"member {check.member!r} of {check.key!r}"
+    wanted = {None: "to be there", 0: "to be absent"}.get(check.version, f"to have version {check.version}")
+    found = "it is absent" if actual == 0 else "it is there" if actual < 0 or check.member else f"it has {actual}"
+    return CheckError(f"the batch needs {what} {wanted}; {found}", key=check.key, expected=check.version, actual=actual)
+
+
+def counter(key: str, field: str | None) -> CounterError:
+    """Return the error of an increment of what is no integer."""
+    where = repr(key) if field is None else f"field {field!r} of {key!r}"
+    return CounterError(f"{where} does not hold a 64-bit integer", key=key, field=field)
+
+
+def overflow(key: str, field: str | None) -> CounterOverflowError:
+    """Return the error of an increment beyond 64 bits."""
+    where = repr(key) if field is None else f"field {field!r} of {key!r}"
+    return CounterOverflowError(f"{where} would leave the range of 64-bit integers", key=key, field=field)
+
+
+def _score(item: tuple[float, bytes]) -> float:
+    return item[0]
+
+
+def _clear(counters: dict[tuple[str, str | None], bytes | None], key: str) -> None:
+    for touched in [touched for touched in counters if touched[0] == key]:
+        del counters[touched]
+
+
+_APPLY: Final[dict[type, Callable[[Table, Any, int], Reply]]] = {
+    Get: Table._get,
+    Version: Table._version,
+    Set: Table._set,
+    IncrBy: Table._incrby,
+    Delete: Table._delete,
+    Exists: Table._exists,
+    TTL: Table._ttl,
+    Expire: Table._expire,
+    HGet: Table._hget,
+    HGetAll: Table._hgetall,
+    HSet: Table._hset,
+    HDel: Table._hdel,
+    HIncrBy: Table._hincrby,
+    ZAdd: Table._zadd,
+    ZAppend: Table._zappend,
+    ZRange: Table._zrange,
+    ZRangeByScore: Table._zrangebyscore,
+    ZScore: Table._zscore,
+    ZCard: Table._zcard,
+    ZRem: Table._zrem,
+    ZTrim: Table._ztrim,
+}
