@@ -104,7 +104,7 @@ class ArgumentTypeError(ArgumentError, TypeError):
 
 
 class LimitError(ArgumentError):
-    """An argument is longer, larger or deeper than a store takes. The limits are those of `empathy_kv.kv.operations`."""
+    """An argument is longer, larger or deeper than a store takes; `empathy_kv.kv.operations` has the limits."""
 
     limit: int
 
@@ -151,7 +151,11 @@ class NotApplied(EmpathyKVError):  # noqa: N818 - the outcome of a write, named 
 
 
 class CheckError(NotApplied):
-    """A precondition of the batch did not hold. `expected` and `actual` are versions; 0 is absent, None is any."""
+    """A precondition of the batch did not hold.
+
+    `expected` and `actual` are versions; 0 is absent. Expecting None is expecting any; an actual -1 is there, and has no
+    version.
+    """
 
     key: str
     expected: int | None

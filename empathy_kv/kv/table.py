@@ -275,7 +275,7 @@ class Table:
                     key=check.key,
                     kind=entry.kind,
                 )
-            actual = int(entry is not None and check.member in entry.content.scores)  # type: ignore[union-attr]
+            actual = -int(entry is not None and check.member in entry.content.scores)  # type: ignore[union-attr]
         elif entry is None:
             actual = 0
         elif check.version and entry.kind != "string":
@@ -285,7 +285,7 @@ class Table:
                 kind=entry.kind,
             )
         else:
-            actual = entry.version
+            actual = entry.version if entry.kind == "string" else -1
         if actual == 0 if check.version is None else actual != check.version:
             raise refused(check, actual)
 
@@ -516,10 +516,10 @@ class Table:
 
 
 def refused(check: Check, actual: int) -> CheckError:
-    """Return the error of a precondition that did not hold; an engine that cannot tell a version gives -1."""
+    """Return the error of a precondition that did not hold. `actual` -1: it is there, and has no version."""
     what = f"{check.key!r}" if check.member is None else f"member {check.member!r} of {check.key!r}"
     wanted = {None: "to be there", 0: "to be absent"}.get(check.version, f"to have version {check.version}")
-    found = "it is absent" if actual == 0 else "it is there" if actual < 0 or check.member else f"it has {actual}"
+    found = {0: "it is absent", -1: "it is there"}.get(actual, f"it has {actual}")
     return CheckError(f"the batch needs {what} {wanted}; {found}", key=check.key, expected=check.version, actual=actual)
 
 
