@@ -153,8 +153,8 @@ class NotApplied(EmpathyKVError):  # noqa: N818 - the outcome of a write, named 
 class CheckError(NotApplied):
     """A precondition of the batch did not hold.
 
-    `expected` and `actual` are versions; 0 is absent. Expecting None is expecting any; an actual -1 is there, and has no
-    version.
+    `expected` and `actual` are versions; 0 is absent. Expecting None is expecting any; an actual -1 is there, and has
+    no version.
     """
 
     key: str

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import os
 import secrets
 import threading
 import time
@@ -132,6 +133,7 @@ class Tokens:
     """The slots of one writer. A slot is taken for one write and given back when its outcome is known."""
 
     def __init__(self) -> None:
+        self._process = os.getpid()
         self._session = secrets.token_hex(8)
         self._sequence = itertools.count(1)
         self._slots = itertools.count()
@@ -140,6 +142,9 @@ class Tokens:
         self._lock = threading.Lock()
 
     def take(self, namespace: Name) -> Token:
+        """Take a slot for a write; a process that was forked is a writer of its own."""
+        if os.getpid() != self._process:
+            self.__init__()  # type: ignore[misc]
         with self._lock:
             slot = self._free.pop() if self._free else next(self._slots)
             self._taken.add(slot)

@@ -1,0 +1,117 @@
+"""What a key holds, as one readable JSON document with a checksum.
+
+::
+
+    {"key":"user_1","version":7,"expires":null,"value":{"json":{"trust_level":0.65}},"crc32":"5d41402a"}
+    {"key":"total","version":9,"expires":null,"hash":{"count":12,"note":"text","raw":{"base64":"//4="}},"crc32":...}
+    {"key":"recent","version":9,"expires":null,"zset":[[1.0,"member"]],"crc32":...}
+    {"key":"gone","version":11,"deleted":true,"crc32":...}
+
+A value, field or member is a number if its bytes are a decimal integer, a text if they are UTF-8, `{"json": ...}` if
+they are a JSON object or array, which stands there byte for byte, and else `{"base64": ...}`. The checksum is that of
+the bytes before `,"crc32"`.
+"""
+
+from __future__ import annotations
+
+import base64
+import zlib
+from typing import Final
+
+import msgspec
+
+from empathy_kv.errors import DamagedError
+from empathy_kv.kv.table import Content, Entry, SortedSet, decimal
+
+_TAIL: Final = len(',"crc32":"00000000"}\n')
+
+
+class _Item(msgspec.Struct, omit_defaults=True):
+    json: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    base64: str | msgspec.UnsetType = msgspec.UNSET
+
+
+_Form = int | str | _Item
+
+
+class _Document(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):
+    key: str
+    version: int
+    expires: int | None = None
+    value: _Form | msgspec.UnsetType = msgspec.UNSET
+    hash: dict[str, _Form] | msgspec.UnsetType = msgspec.UNSET
+    zset: list[tuple[float, _Form]] | msgspec.UnsetType = msgspec.UNSET
+    deleted: bool = False
+
+
+_ENCODER: Final = msgspec.json.Encoder()
+_DECODER: Final = msgspec.json.Decoder(_Document)
+
+
+def _freeze(value: bytes) -> _Form:
+    number = decimal(value)
+    if number is not None:
+        return number
+    if value[:1] in (b"{", b"[") and value[-1:] in (b"}", b"]"):
+        try:
+            msgspec.json.decode(value)
+            return _Item(json=msgspec.Raw(value))
+        except (msgspec.DecodeError, RecursionError):
+            pass
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return _Item(base64=base64.b64encode(value).decode())
+
+
+def _thaw(form: _Form) -> bytes:
+    if isinstance(form, int):
+        return b"%d" % form
+    if isinstance(form, str):
+        return form.encode()
+    if isinstance(form.json, msgspec.Raw):
+        return bytes(form.json)
+    return base64.b64decode(form.base64 or "", validate=True)
+
+
+def encode(key: str, entry: Entry | None, version: int = 0) -> bytes:
+    """Return the document of a key; for None, the mark that it was deleted at `version`."""
+    if entry is None:
+        document = _Document(key, version, deleted=True)
+    else:
+        document = _Document(key, entry.version, entry.expires)
+        content = entry.content
+        if isinstance(content, bytes):
+            document.value = _freeze(content)
+        elif isinstance(content, dict):
+            document.hash = {name: _freeze(value) for name, value in content.items()}
+        else:
+            document.zset = [(score, _freeze(member)) for score, member in content.order]
+    body = _ENCODER.encode(document)[:-1]
+    return b'%b,"crc32":"%08x"}\n' % (body, zlib.crc32(body))
+
+
+def decode(data: bytes, path: str) -> tuple[str, int, Entry | None]:
+    """Return the key, the version and the entry of a document; the entry is None if the key was deleted.
+
+    Raises `DamagedError` if these bytes are not what `encode` wrote.
+    """
+    body, tail = data[:-_TAIL], data[-_TAIL:]
+    if tail != b',"crc32":"%08x"}\n' % zlib.crc32(body):
+        raise DamagedError(f"{path} is damaged: its checksum does not fit", path=path)
+    try:
+        document = _DECODER.decode(body + b"}")
+        if document.deleted:
+            return document.key, document.version, None
+        content: Content
+        if not isinstance(document.value, msgspec.UnsetType):
+            content = _thaw(document.value)
+        elif not isinstance(document.hash, msgspec.UnsetType):
+            content = {name: _thaw(form) for name, form in document.hash.items()}
+        elif not isinstance(document.zset, msgspec.UnsetType):
+            content = SortedSet([(score, _thaw(form)) for score, form in document.zset])
+        else:
+            raise DamagedError(f"{path} is damaged: it holds nothing", path=path)
+    except (msgspec.DecodeError, ValueError) as error:
+        raise DamagedError(f"{path} is damaged: {error}", path=path) from error
+    return document.key, document.version, Entry(content, document.version, document.expires)
