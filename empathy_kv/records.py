@@ -14,6 +14,8 @@ from typing import Any, Final
 
 from attrs import define, field
 
+MAX_ID: Final = 512
+"""Bytes of an id (of a pattern, a user, an agent, a document), in UTF-8."""
 LEVELS: Final = range(1, 6)
 """The levels of empathy."""
 TRUST_GAIN: Final = 0.05

@@ -1,7 +1,7 @@
 """What an engine is (`KV`), and what is derived from its one method: namespaces, batches, tokens, the driver.
 
 Domain code is sans-I/O: a method that needs the store is a generator (`Steps`) that yields batches and is sent their
-replies. `run` drives it on a `KV`. `call` makes an ordinary method of such a generator function.
+replies. `run` drives it on a `KV`. `method` makes an ordinary method of such a generator function.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from datetime import timedelta
 from types import TracebackType
-from typing import Concatenate, Literal, ParamSpec, Protocol, Self, TypeAlias, TypeVar, cast
+from typing import Any, ClassVar, Concatenate, Literal, ParamSpec, Self, TypeAlias, TypeVar, cast
+
+from attrs import frozen
 
 from empathy_kv.errors import EmpathyKVError, OutcomeUnknown
 from empathy_kv.kv.operations import (
@@ -53,8 +55,8 @@ from empathy_kv.kv.operations import (
 P = ParamSpec("P")
 R = TypeVar("R")
 
-Steps: TypeAlias = Generator[Batch, list[Reply], R]
-"""A piece of domain code: it yields batches, is sent their replies, and returns an R."""
+Steps: TypeAlias = Generator[Any, Any, R]
+"""A piece of domain code: it yields batches (or what else its engine executes), is sent replies, and returns an R."""
 
 
 class KV(ABC):
@@ -62,6 +64,9 @@ class KV(ABC):
 
     An engine may be used by many threads at once.
     """
+
+    shards: ClassVar[int] = 1
+    """Over how many namespaces a new store spreads what must scale past one; above 1 where each has its own place."""
 
     def __init__(self) -> None:
         self._tokens = Tokens()
@@ -363,35 +368,42 @@ class BatchBuilder:
             self.replies = self._namespace.execute(*self._operations, checks=self._checks)
 
 
-def run(kv: KV, steps: Steps[R]) -> R:
-    """Drive a piece of domain code on an engine."""
+@frozen
+class Keys:
+    """A step that asks for all keys of a namespace; it is sent a list of str."""
+
+    namespace: Name
+
+
+def run(kv: KV | None, steps: Steps[R]) -> R:
+    """Drive a piece of domain code on an engine. An error of the engine is raised at the `yield` that caused it.
+
+    Code that has no I/O to do, and so yields nothing, needs no engine.
+    """
     try:
-        batch = next(steps)
+        request = next(steps)
         while True:
+            assert kv is not None  # noqa: S101 - for the type checker: this code yields
             try:
-                replies = kv.commit(batch)
+                replies = list(kv.keys(request.namespace)) if isinstance(request, Keys) else kv.commit(request)
             except EmpathyKVError as error:
-                batch = steps.throw(error)
+                request = steps.throw(error)
             else:
-                batch = steps.send(replies)
+                request = steps.send(replies)
     except StopIteration as stop:
         return cast(R, stop.value)
 
 
-class _Runs(Protocol):
-    """What `call` needs of the object whose method it makes."""
+def method(function: Callable[Concatenate[Any, P], Steps[R]]) -> Callable[Concatenate[Any, P], R]:
+    """Make an ordinary method of a generator function of the domain: same name, arguments and docstring.
 
-    def _run(self, steps: Steps[R]) -> R: ...
-
-
-S = TypeVar("S", bound=_Runs)
-
-
-def call(function: Callable[Concatenate[S, P], Steps[R]]) -> Callable[Concatenate[S, P], R]:
-    """Make an ordinary method of a generator function, of the same signature and docstring."""
+    The class that gets it has the rules in `_rules` and the driver in `_run`. That is all a domain class has, so the
+    rules stand once for every way of running them.
+    """
 
     @functools.wraps(function)
-    def method(self: S, *args: P.args, **kwargs: P.kwargs) -> R:
-        return self._run(function(self, *args, **kwargs))
+    def call(self: Any, *args: P.args, **kwargs: P.kwargs) -> R:
+        result: R = self._run(function(self._rules, *args, **kwargs))
+        return result
 
-    return cast(Callable[Concatenate[S, P], R], method)
+    return cast(Callable[Concatenate[Any, P], R], call)

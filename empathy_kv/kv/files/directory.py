@@ -235,7 +235,7 @@ class Directory:
     def write(self, batch: Batch) -> list[Reply]:
         """Execute a batch that writes, as one durable commit."""
         with translated(self._path):
-            self._prepare()
+            make(self._path, durable=self._durable)
             with self._mutex, self._lock.hold():
                 self._refresh()
                 if self._descriptor is None:
@@ -291,38 +291,13 @@ class Directory:
             os.ftruncate(self._descriptor, self._offset)  # type: ignore[arg-type]
         self._reset()
 
-    def _prepare(self) -> None:
-        if not self._path.is_dir():
-            for path in (*reversed(self._path.parents), self._path):
-                with contextlib.suppress(FileExistsError):
-                    path.mkdir(mode=0o700)
-                    if self._durable:
-                        _sync_directory(path.parent)
-
     def _begin(self) -> None:
         """Put a new journal in its place, which begins where the table stands. The lock is held."""
         head = journal.Head.of(self._table.revision, self._table.sessions)
-        self._replace(self._journal, journal.frame(head))
-        _sync_directory(self._path)
+        replace(self._journal, journal.frame(head))
+        sync_directory(self._path)
         self._reset()
         self._refresh()
-
-    def _replace(self, path: Path, data: bytes) -> None:
-        """Write a whole file in the place of another."""
-        draft = path.with_name(f".{path.name}.new")
-        with contextlib.suppress(FileNotFoundError):
-            draft.unlink()
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NOFOLLOW, 0o600)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(descriptor)
-            draft.replace(path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                draft.unlink()
-            raise
 
     # Checkpoint
 
@@ -346,11 +321,11 @@ class Directory:
             if isinstance(entry, Tombstone) or expired:
                 if path.exists():
                     # The document goes once the journal is new: until then replay needs to know the deletion.
-                    self._replace(path, documents.encode(key, None, entry.version))
+                    replace(path, documents.encode(key, None, entry.version))
                     deleted.append(path)
             else:
-                self._replace(path, documents.encode(key, entry))
-        _sync_directory(self._path)
+                replace(path, documents.encode(key, entry))
+        sync_directory(self._path)
         table.forget(at)
         self._begin()
         for path in deleted:
@@ -375,7 +350,7 @@ def _sync(descriptor: int) -> None:
     getattr(os, "fdatasync", os.fsync)(descriptor)
 
 
-def _sync_directory(path: Path) -> None:
+def sync_directory(path: Path) -> None:
     """Make the names in a directory durable. Windows has no such call, and needs none."""
     if os.name == "nt":
         return
@@ -384,3 +359,32 @@ def _sync_directory(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def make(path: Path, *, durable: bool) -> None:
+    """Make a directory with its parents, for its owner alone. One that is there is no error."""
+    if path.is_dir():
+        return
+    for directory in (*reversed(path.parents), path):
+        with contextlib.suppress(FileExistsError):
+            directory.mkdir(mode=0o700)
+            if durable:
+                sync_directory(directory.parent)
+
+
+def replace(path: Path, data: bytes) -> None:
+    """Write a whole file in the place of another, which stays as it is until then. The caller holds the lock."""
+    draft = path.with_name(f".{path.name}.new")
+    with contextlib.suppress(FileNotFoundError):
+        draft.unlink()
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NOFOLLOW, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(descriptor)
+        draft.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            draft.unlink()
+        raise

@@ -7,7 +7,7 @@ import hashlib
 import random
 import time
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import redis
 from redis.backoff import NoBackoff
@@ -44,6 +44,8 @@ class RedisKV(KV):
     repeated with its token, so it happens once. It works on the connections of a pool, below redis-py's commands,
     because redis-py repeats a command whose reply was lost, and counts it twice.
     """
+
+    shards: ClassVar[int] = 64
 
     def __init__(
         self, pool: ConnectionPool, *, prefix: str = "empathy", timeout: float = 5.0, owned: bool = False

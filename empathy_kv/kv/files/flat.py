@@ -1,0 +1,177 @@
+"""A flat directory of JSON files, `<key>.json`, each the bare value: the documented form of saved states.
+
+It is an engine for one namespace of values. A write replaces one file, under a lock, and is durable when it returns.
+There is no room in the form for anything else, so a batch that writes is one `Set` or `Delete`, nothing expires, and
+the version of a value is a hash of its bytes. The values must be JSON objects.
+
+A key that is no safe file name gets one that is (`files.names`), and stands in the document as `user_id`. Files that
+were put there under the bare key, as empathy-framework does, are found by it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from empathy_kv.errors import ArgumentError, DamagedError, TokenError
+from empathy_kv.kv.files.directory import make, replace, sync_directory, translated
+from empathy_kv.kv.files.lock import Lock
+from empathy_kv.kv.files.names import name
+from empathy_kv.kv.interface import KV
+from empathy_kv.kv.operations import Batch, Check, Delete, Exists, Get, Name, Reply, Set, Settle, Version
+from empathy_kv.kv.table import refused
+
+
+class _Id(msgspec.Struct):
+    user_id: str | None = None
+
+
+_IDS = msgspec.json.Decoder(_Id)
+
+
+class FlatDirectory(KV):
+    """The files of one directory, as the values of one namespace."""
+
+    def __init__(self, path: Path, namespace: Name, *, timeout: float = 5.0) -> None:
+        super().__init__()
+        self._path = path.absolute()
+        self._namespace = namespace
+        self._lock = Lock(self._path / ".lock", timeout)
+        self._done: dict[tuple[str, int], tuple[int, Batch, list[Reply]]] = {}
+        self._mutex = threading.Lock()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self._path)!r})"
+
+    def execute(self, batch: Batch) -> list[Reply]:
+        self._require(batch)
+        with translated(self._path):
+            if not batch.writes:
+                return [self._read(operation) for operation in batch.operations]
+            make(self._path, durable=True)
+            with self._mutex, self._lock.hold():
+                return self._write(batch)
+
+    def _require(self, batch: Batch) -> None:
+        if batch.namespace != self._namespace:
+            raise ArgumentError(f"namespace must be {self._namespace}, not {batch.namespace}", argument="namespace")
+        for operation in batch.operations:
+            if not isinstance(operation, (Get, Set, Delete, Exists, Version, Settle)):
+                raise ArgumentError(
+                    f"operations must be on values, not {type(operation).__name__}", argument="operations"
+                )
+            if isinstance(operation, Set) and operation.ttl is not None:
+                raise ArgumentError("ttl must be None: the files of a flat directory do not expire", argument="ttl")
+        if batch.writes and len(batch.operations) != 1:
+            raise ArgumentError("operations must be one, if it writes", argument="operations")
+
+    def _read(self, operation: Any) -> Reply:
+        data = self._load(operation.key)
+        if isinstance(operation, Get):
+            return data
+        return data is not None if isinstance(operation, Exists) else _version(data)
+
+    def _write(self, batch: Batch) -> list[Reply]:
+        operation: Any = batch.operations[0]
+        token = operation.token if isinstance(operation, Settle) else batch.token
+        if token is not None:
+            place = (token.session, token.slot)
+            last = self._done.get(place)
+            if isinstance(operation, Settle):
+                if last is None or last[0] < token.sequence:
+                    self._done[place] = (token.sequence, batch, [])
+                    return [False]
+                return [not isinstance(last[1].operations[0], Settle)]
+            if last is not None and last[0] >= token.sequence:
+                if last[0] > token.sequence or last[1] != batch:
+                    raise TokenError("the token was used for another batch", token=token)
+                return last[2]
+        for check in batch.checks:
+            self._test(check)
+        path = self._place(operation.key)
+        if isinstance(operation, Set):
+            replace(path, operation.value)
+            sync_directory(self._path)
+            replies: list[Reply] = [_version(operation.value)]
+        else:
+            there = path.exists()
+            if there:
+                path.unlink()
+                sync_directory(self._path)
+            replies = [there]
+        if token is not None:
+            self._done[token.session, token.slot] = (token.sequence, batch, replies)
+        return replies
+
+    def _test(self, check: Check) -> None:
+        actual = _version(self._load(check.key))
+        if actual == 0 if check.version is None else actual != check.version:
+            raise refused(check, actual)
+
+    def _place(self, key: str) -> Path:
+        """Return the file of a key: its own, or the one that somebody else put there under the bare key."""
+        path = self._path / f"{name(key)}.json"
+        bare = f"{key}.json"
+        if path.name == bare or _unsafe(bare) or path.exists():
+            return path
+        # A file system that folds names would show the file of another key: the true name has to be listed.
+        try:
+            listed = any(entry.name == bare for entry in os.scandir(self._path))
+        except FileNotFoundError:
+            listed = False
+        return self._path / bare if listed else path
+
+    def _load(self, key: str) -> bytes | None:
+        path = self._place(key)
+        try:
+            descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0))
+        except FileNotFoundError:
+            return None
+        with os.fdopen(descriptor, "rb") as file:
+            data = file.read()
+        try:
+            msgspec.json.decode(data, type=dict)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise DamagedError(f"{path} is damaged: {error}", path=str(path)) from error
+        return data
+
+    def keys(self, namespace: Name) -> Iterator[str]:
+        if namespace != self._namespace:
+            raise ArgumentError(f"namespace must be {self._namespace}, not {namespace}", argument="namespace")
+        with translated(self._path):
+            try:
+                files = [entry.name for entry in os.scandir(self._path) if entry.is_file(follow_symlinks=False)]
+            except FileNotFoundError:
+                return
+            for file in files:
+                if file.endswith(".json") and not file.startswith("."):
+                    yield self._key(file)
+
+    def _key(self, file: str) -> str:
+        stem = file.removesuffix(".json")
+        if "~" not in stem:
+            return stem
+        try:
+            found = _IDS.decode((self._path / file).read_bytes()).user_id
+        except (msgspec.DecodeError, UnicodeDecodeError, FileNotFoundError):
+            return stem
+        return found if found is not None and name(found) == stem else stem
+
+    def close(self) -> None:
+        self._lock.close()
+
+
+def _unsafe(file: str) -> bool:
+    return file.startswith(".") or "/" in file or "\\" in file or "\0" in file or len(file.encode()) > 255
+
+
+def _version(data: bytes | None) -> int:
+    if data is None:
+        return 0
+    return int.from_bytes(hashlib.blake2b(data, digest_size=7).digest(), "big") + 1

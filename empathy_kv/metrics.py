@@ -1,0 +1,488 @@
+"""Metrics: who used which level, how well, how fast (`MetricRules`), sans-I/O, and where they are kept.
+
+All figures come from counters that add up: a user's are increments, and global is the sum over users, always. Response
+times are summed as integer microseconds and counted in the buckets of a fixed log-linear histogram, so averages and
+percentiles are free of order, and merge. On a store the users are spread over shards (`KVMetrics`), each a namespace
+`metrics`, `<number>`::
+
+    user:<id>      hash of the counters of `Totals`           total   the same, of all users of the shard
+    first, last    sorted sets of the users, by the microsecond of their first and last interaction
+    recent:<id>    sorted set of a user's newest interactions, by microsecond, as JSON
+    ids:<id>       sorted set of the newest ids that the caller gave
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+import os
+import secrets
+import zlib
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Final, Protocol, TypedDict, TypeVar
+
+import msgspec
+from attrs import Factory, define
+
+from empathy_kv.errors import ArgumentError, ArgumentTypeError, CheckError, IdempotencyError
+from empathy_kv.kv.interface import KV, Steps, method, run
+from empathy_kv.kv.operations import (
+    Batch,
+    Check,
+    Get,
+    HGetAll,
+    HIncrBy,
+    Name,
+    Operation,
+    Set,
+    ZAdd,
+    ZCard,
+    ZRange,
+    ZScore,
+    ZTrim,
+    boolean,
+    integer,
+    number,
+    text,
+)
+from empathy_kv.records import LEVELS, MAX_ID, Interaction, now, utc
+
+K = TypeVar("K")
+
+HISTORY: Final = 10_000
+"""How many interactions of a user a store keeps one by one."""
+MAX_RESPONSE_TIME: Final = 1e12
+"""Milliseconds: 31 years."""
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_SUBBUCKETS: Final = 32
+
+
+def microseconds(at: datetime) -> int:
+    """Return a time as microseconds since 1970."""
+    return (utc(at) - _EPOCH) // timedelta(microseconds=1)
+
+
+def moment(microseconds: float) -> datetime:
+    """Return microseconds since 1970 as a time."""
+    return _EPOCH + timedelta(microseconds=int(microseconds))
+
+
+def bucket(value: int) -> int:
+    """Return the bucket of the histogram that a number of microseconds falls into.
+
+    Below 64 each number has its own; above, each power of two is cut in 32, so a bucket is at most 3.2 % wide
+    (the log-linear scheme of HdrHistogram).
+    """
+    if value < 2 * _SUBBUCKETS:
+        return value
+    exponent = value.bit_length() - 6
+    return exponent * _SUBBUCKETS + (value >> exponent)
+
+
+def middle(index: int) -> float:
+    """Return the middle of a bucket, in microseconds."""
+    if index < 2 * _SUBBUCKETS:
+        return float(index)
+    exponent = index // _SUBBUCKETS - 1
+    low = (index - exponent * _SUBBUCKETS) << exponent
+    return low + ((1 << exponent) - 1) / 2
+
+
+@define
+class Totals:
+    """Counters of one user, or of many: they add up."""
+
+    operations: int = 0
+    successes: int = 0
+    microseconds: int = 0
+    levels: dict[int, int] = Factory(dict)
+    days: dict[str, int] = Factory(dict)
+    histogram: dict[int, int] = Factory(dict)
+    first: datetime | None = None
+    last: datetime | None = None
+    level: int | None = None
+    """The level of the last interaction, of one user."""
+
+    def add(self, interaction: Interaction) -> None:
+        """Count an interaction."""
+        took = round(interaction.response_time_ms * 1000)
+        one = Totals(
+            1,
+            int(interaction.success),
+            took,
+            {interaction.level: 1},
+            {interaction.at.date().isoformat(): 1},
+            {bucket(took): 1},
+            interaction.at,
+            interaction.at,
+            interaction.level,
+        )
+        self.merge(one)
+
+    def merge(self, other: Totals) -> None:
+        """Add the counters of another."""
+        self.operations += other.operations
+        self.successes += other.successes
+        self.microseconds += other.microseconds
+        _merge(self.levels, other.levels)
+        _merge(self.days, other.days)
+        _merge(self.histogram, other.histogram)
+        if other.first is not None and (self.first is None or other.first < self.first):
+            self.first = other.first
+        if other.last is not None and (self.last is None or other.last >= self.last):
+            self.last, self.level = other.last, other.level
+
+    def percentile(self, share: float) -> float:
+        """Return the response time, in milliseconds, that a share of the interactions did not exceed."""
+        wanted = math.ceil(share * sum(self.histogram.values()))
+        for index in sorted(self.histogram):
+            wanted -= self.histogram[index]
+            if wanted <= 0:
+                return middle(index) / 1000
+        return 0.0
+
+
+def _merge(mine: dict[K, int], theirs: Mapping[K, int]) -> None:
+    for key, count in theirs.items():
+        mine[key] = mine.get(key, 0) + count
+
+
+class _Figures(TypedDict):
+    success_rate: float
+    avg_response_time_ms: float
+    p50_response_time_ms: float
+    p95_response_time_ms: float
+    p99_response_time_ms: float
+    level_1_count: int
+    level_2_count: int
+    level_3_count: int
+    level_4_count: int
+    level_5_count: int
+    first_interaction: datetime | None
+    last_interaction: datetime | None
+    daily_counts: dict[str, int]
+
+
+class UserStats(_Figures):
+    """What is known of a user. Days are those of UTC, as `2025-01-20`. One who never came has zeros and None."""
+
+    total_operations: int
+    current_level: int
+
+
+class GlobalStats(_Figures):
+    """What is known of all users together."""
+
+    total_users: int
+    total_interactions: int
+
+
+def _figures(totals: Totals) -> _Figures:
+    count = totals.operations
+    return {
+        "success_rate": totals.successes / count if count else 0.0,
+        "avg_response_time_ms": totals.microseconds / count / 1000 if count else 0.0,
+        "p50_response_time_ms": totals.percentile(0.50),
+        "p95_response_time_ms": totals.percentile(0.95),
+        "p99_response_time_ms": totals.percentile(0.99),
+        **{f"level_{level}_count": totals.levels.get(level, 0) for level in LEVELS},  # type: ignore[typeddict-item]
+        "first_interaction": totals.first,
+        "last_interaction": totals.last,
+        "daily_counts": dict(sorted(totals.days.items())),
+    }
+
+
+class Metrics(Protocol):
+    """Where metrics are kept. A form for an engine yields what that engine executes."""
+
+    def record(self, interaction: Interaction) -> Steps[bool]:
+        """Count an interaction; False if its id was recorded before, `IdempotencyError` if with other content."""
+
+    def user(self, user_id: str) -> Steps[Totals]:
+        """Return the counters of a user."""
+
+    def everyone(self) -> Steps[tuple[int, Totals]]:
+        """Return how many users there are, and the counters of all."""
+
+    def users(self) -> Steps[list[str]]:
+        """Return the ids of all users, in no particular order."""
+
+    def history(self, user_id: str) -> Steps[list[Interaction]]:
+        """Return the interactions of a user that are kept one by one, oldest first."""
+
+
+class KVMetrics:
+    """Metrics in the namespaces of a store."""
+
+    def __init__(self, shards: int, history_limit: int = HISTORY) -> None:
+        self._default = shards
+        self._shards: int | None = None
+        self._limit = history_limit
+        self._writer = secrets.token_hex(4)
+        self._count = itertools.count()
+
+    def _layout(self) -> Steps[int]:
+        """Return over how many shards this store spreads its users: whoever came first has recorded it."""
+        if self._shards is None:
+            place = ("store",)
+            key = "metrics_shards"
+            (kept,) = yield Batch(place, (Get(key),))
+            if kept is None:
+                try:
+                    yield Batch(place, (Set(key, b"%d" % self._default),), (Check(key, 0),))
+                except CheckError:
+                    (kept,) = yield Batch(place, (Get(key),))
+            self._shards = self._default if kept is None else int(kept)
+        return self._shards
+
+    def _shard(self, user_id: str) -> Steps[Name]:
+        shards = yield from self._layout()
+        return _shard(zlib.crc32(user_id.encode()) % shards)
+
+    def _all(self) -> Steps[list[Name]]:
+        shards = yield from self._layout()
+        return [_shard(number) for number in range(shards)]
+
+    def record(self, interaction: Interaction) -> Steps[bool]:
+        user, at = interaction.user_id, microseconds(interaction.at)
+        took = round(interaction.response_time_ms * 1000)
+        increments = {
+            "count": 1,
+            "success": int(interaction.success),
+            "time": took,
+            f"level:{interaction.level}": 1,
+            f"day:{interaction.at.date().isoformat()}": 1,
+            f"ms:{bucket(took)}": 1,
+        }
+        member = user.encode()
+        operations: list[Operation] = [
+            HIncrBy(f"user:{user}", increments),
+            HIncrBy("total", increments),
+            ZAdd("first", {member: at}, "LT"),
+            ZAdd("last", {member: at}, "GT"),
+            ZAdd(f"recent:{user}", {self._entry(interaction): at}),
+            ZTrim(f"recent:{user}", self._limit),
+        ]
+        shard = yield from self._shard(user)
+        if interaction.id is None:
+            yield Batch(shard, operations)
+            return True
+        ids, name = f"ids:{user}", interaction.id.encode()
+        operations += [ZAdd(ids, {name: at}), ZTrim(ids, self._limit)]
+        try:
+            yield Batch(shard, operations, (Check(ids, 0, name),))
+        except CheckError:
+            yield from self._compare(interaction)
+            return False
+        return True
+
+    def _entry(self, interaction: Interaction) -> bytes:
+        """Return what is kept of an interaction, unlike any other: two equal ones are two."""
+        return msgspec.json.encode(
+            {
+                "level": interaction.level,
+                "success": interaction.success,
+                "response_time_ms": interaction.response_time_ms,
+                "id": interaction.id,
+                "n": f"{self._writer}-{next(self._count)}",
+            }
+        )
+
+    def _compare(self, interaction: Interaction) -> Steps[None]:
+        """Raise if the id was used for another interaction, as far as that is still kept."""
+        kept = yield from self.history(interaction.user_id)
+        for other in kept:
+            if other.id == interaction.id and (other.level, other.success, other.response_time_ms) != (
+                interaction.level,
+                interaction.success,
+                interaction.response_time_ms,
+            ):
+                raise IdempotencyError(
+                    f"the interaction_id {interaction.id!r} was used for another interaction", id=interaction.id
+                )
+
+    def user(self, user_id: str) -> Steps[Totals]:
+        shard = yield from self._shard(user_id)
+        member = user_id.encode()
+        counters, first, last, newest = yield Batch(
+            shard,
+            (
+                HGetAll(f"user:{user_id}"),
+                ZScore("first", member),
+                ZScore("last", member),
+                ZRange(f"recent:{user_id}", -1, -1),
+            ),
+        )
+        totals = _totals(counters, first, last)
+        if newest:
+            totals.level = msgspec.json.decode(newest[0][0])["level"]
+        return totals
+
+    def everyone(self) -> Steps[tuple[int, Totals]]:
+        users, totals = 0, Totals()
+        for shard in (yield from self._all()):
+            counters, count, first, last = yield Batch(
+                shard, (HGetAll("total"), ZCard("last"), ZRange("first", 0, 0), ZRange("last", -1, -1))
+            )
+            users += count
+            totals.merge(_totals(counters, first[0][1] if first else None, last[0][1] if last else None))
+        return users, totals
+
+    def users(self) -> Steps[list[str]]:
+        users: list[str] = []
+        for shard in (yield from self._all()):
+            (members,) = yield Batch(shard, (ZRange("last"),))
+            users += [member.decode() for member, _ in members]
+        return users
+
+    def history(self, user_id: str) -> Steps[list[Interaction]]:
+        shard = yield from self._shard(user_id)
+        (entries,) = yield Batch(shard, (ZRange(f"recent:{user_id}"),))
+        return [_interaction(user_id, entry, at) for entry, at in entries]
+
+
+def _shard(number: int) -> Name:
+    return "metrics", f"{number:02d}"
+
+
+def _totals(counters: Mapping[str, bytes], first: float | None, last: float | None) -> Totals:
+    totals = Totals(first=None if first is None else moment(first), last=None if last is None else moment(last))
+    for name, value in counters.items():
+        kind, _, key = name.partition(":")
+        match kind:
+            case "count":
+                totals.operations = int(value)
+            case "success":
+                totals.successes = int(value)
+            case "time":
+                totals.microseconds = int(value)
+            case "level":
+                totals.levels[int(key)] = int(value)
+            case "day":
+                totals.days[key] = int(value)
+            case "ms":
+                totals.histogram[int(key)] = int(value)
+    return totals
+
+
+def _interaction(user_id: str, entry: bytes, at: float) -> Interaction:
+    kept = msgspec.json.decode(entry)
+    return Interaction(user_id, kept["level"], kept["success"], kept["response_time_ms"], moment(at), kept["id"])
+
+
+class MetricRules:
+    """What a collector of metrics does, whoever runs it: every method is a generator of steps."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def record_interaction(
+        self,
+        user_id: str,
+        level: int,
+        success: bool,
+        response_time_ms: float,
+        *,
+        at: datetime | None = None,
+        interaction_id: str | None = None,
+    ) -> Steps[bool]:
+        """Count an interaction of a user at a level (1 to 5), and return whether it was counted now.
+
+        `at` is when it was, by default now; a naive one is taken as UTC. With an `interaction_id` of the caller's,
+        recording it again does nothing and returns False; `IdempotencyError` if it is another interaction. As many ids
+        of a user are remembered as interactions.
+        """
+        text(user_id, "user_id", MAX_ID)
+        integer(level, "level", LEVELS[0], LEVELS[-1])
+        boolean(success, "success")
+        took = number(response_time_ms, "response_time_ms", 0.0, MAX_RESPONSE_TIME)
+        if at is not None and not isinstance(at, datetime):
+            raise ArgumentTypeError(f"at must be a datetime, not {type(at).__name__}", argument="at")
+        if interaction_id is not None:
+            text(interaction_id, "interaction_id", MAX_ID)
+        counted = yield from self._metrics.record(
+            Interaction(user_id, level, success, took, now() if at is None else at, interaction_id)
+        )
+        return counted
+
+    def get_user_stats(self, user_id: str) -> Steps[UserStats]:
+        """Return a user's figures; of an unknown user, zeros and None, `current_level` 1."""
+        text(user_id, "user_id", MAX_ID)
+        totals = yield from self._metrics.user(user_id)
+        return {
+            "total_operations": totals.operations,
+            "current_level": LEVELS[0] if totals.level is None else totals.level,
+            **_figures(totals),
+        }
+
+    def get_global_stats(self) -> Steps[GlobalStats]:
+        """Return the figures of all users together; of none, zeros and None."""
+        users, totals = yield from self._metrics.everyone()
+        return {"total_users": users, "total_interactions": totals.operations, **_figures(totals)}
+
+    def get_all_users(self) -> Steps[list[str]]:
+        """Return the ids of all users that recorded anything, sorted."""
+        users = yield from self._metrics.users()
+        return sorted(users)
+
+    def get_history(self, user_id: str) -> Steps[list[Interaction]]:
+        """Return the interactions of a user that are kept one by one, oldest first; of an unknown user, none."""
+        text(user_id, "user_id", MAX_ID)
+        history = yield from self._metrics.history(user_id)
+        return history
+
+    def rows(self) -> Steps[list[dict[str, Any]]]:
+        """Return the figures of every user, and last those of all: what an export holds."""
+        rows: list[dict[str, Any]] = []
+        for user_id in (yield from self.get_all_users()):
+            stats = yield from self.get_user_stats(user_id)
+            rows.append({"user_id": user_id, **stats})
+        everyone = yield from self.get_global_stats()
+        return [*rows, {"user_id": None, **everyone}]
+
+
+class MetricsCollector:
+    """Who used which level, how well, how fast: recorded, and summed up by user and for all.
+
+    `MetricsCollector(db_path=...)` keeps the documented SQLite table; `store.metrics` is the same on a store.
+    """
+
+    def __init__(
+        self, db_path: str | os.PathLike[str] | None = None, *, kv: KV | None = None, history_limit: int = HISTORY
+    ) -> None:
+        if (db_path is None) == (kv is None):
+            raise ArgumentError("give either db_path or kv", argument="db_path")
+        integer(history_limit, "history_limit", 1)
+        if kv is not None:
+            self._rules = MetricRules(KVMetrics(kv.shards, history_limit))
+            self._run = functools.partial(run, kv)
+        else:
+            if not isinstance(db_path, (str, os.PathLike)):
+                raise ArgumentTypeError(f"db_path must be a path, not {type(db_path).__name__}", argument="db_path")
+            from empathy_kv.sql.metrics import SQLMetrics
+            from empathy_kv.sql.sqlite import SQLite
+
+            database = SQLite(Path(db_path))
+            self._rules = MetricRules(SQLMetrics())
+            self._run = database.run
+
+    record_interaction = method(MetricRules.record_interaction)
+    get_user_stats = method(MetricRules.get_user_stats)
+    get_global_stats = method(MetricRules.get_global_stats)
+    get_all_users = method(MetricRules.get_all_users)
+    get_history = method(MetricRules.get_history)
+
+    _rows = method(MetricRules.rows)
+
+    def export_metrics(self, filepath: str | os.PathLike[str]) -> None:
+        """Write the figures of every user and of all to a file, in the form that its suffix says.
+
+        `.json`: an object of `users` (by id) and `global`. `.jsonl`: an object a line, `user_id` null for all. `.csv`:
+        a row each, `user_id` empty for all. The file appears whole, in the place of one that was there.
+        """
+        from empathy_kv.export import export
+
+        export(self._rows(), filepath)

@@ -1,0 +1,529 @@
+"""The library of patterns: its rules (`PatternRules`), sans-I/O, and where the patterns are.
+
+Questions are answered from an `Index` in memory. `PatternLibrary()` has nothing else (`LocalPatterns`). On a shared
+store (`SharedPatterns`) each worker has an index of its own, which follows the store's change feed: before it answers,
+it asks in one round trip for the ids that changed since. Writes go to the store, counters as increments.
+
+The namespace `patterns` holds, beside a hash a pattern::
+
+    p:<id>    doc: the pattern as it was contributed, in JSON   agent: who contributed it
+              success, failure: what was recorded since         last_used: when, the last time
+              link:<id>: one for each linked pattern
+    order     sorted set of the ids, in the order of contribution
+    changes   sorted set of the ids, each by the number of its last change: the feed, of which the end is kept
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import Any, Final, Protocol
+
+from empathy_kv.codec import codec, json_value
+from empathy_kv.errors import (
+    ArgumentError,
+    ArgumentTypeError,
+    CheckError,
+    CodecError,
+    PatternExistsError,
+    PatternNotFoundError,
+)
+from empathy_kv.kv.interface import KV, Steps, method, run
+from empathy_kv.kv.operations import (
+    Batch,
+    Check,
+    Delete,
+    HGetAll,
+    HIncrBy,
+    HSet,
+    Operation,
+    ZAppend,
+    ZCard,
+    ZRange,
+    ZRangeByScore,
+    ZRem,
+    ZScore,
+    ZTrim,
+    boolean,
+    integer,
+    number,
+    text,
+)
+from empathy_kv.matching import SORTS, Held, Index
+from empathy_kv.records import MAX_ID, PROVEN, Pattern, PatternMatch, now
+
+_NAMESPACE: Final = ("patterns",)
+_FEED: Final = 100_000
+"""How many changed ids the feed keeps; a worker that slept through more loads the library afresh."""
+_PAGE: Final = 500
+"""Patterns read or written by one batch."""
+_CODEC: Final = codec(Pattern)
+
+Contribution = tuple[str, Pattern]
+"""Who contributes, and what."""
+
+
+class Patterns(Protocol):
+    """Where the patterns of a library are. Writes check what has to be checked in the same commit."""
+
+    index: Index
+    """The patterns that are known here."""
+
+    def pull(self) -> Steps[None]:
+        """Bring the index up to date."""
+
+    def add(self, contributions: Sequence[Contribution]) -> Steps[None]:
+        """Add patterns; `PatternExistsError` if an id is taken."""
+
+    def remove(self, ids: Sequence[str]) -> Steps[list[bool]]:
+        """Remove patterns and return which were there."""
+
+    def bump(self, pattern_id: str, success: bool, at: datetime) -> Steps[None]:
+        """Count an outcome; `PatternNotFoundError` if the pattern is not there."""
+
+    def link(self, pairs: Sequence[tuple[str, str]]) -> Steps[None]:
+        """Link patterns both ways; `PatternNotFoundError` if one is not there."""
+
+
+def _missing(pattern_id: str) -> PatternNotFoundError:
+    return PatternNotFoundError(f"no pattern has the id {pattern_id!r}", pattern_id=pattern_id)
+
+
+def _exists(pattern_id: str) -> PatternExistsError:
+    return PatternExistsError(
+        f"a pattern with the id {pattern_id!r} is in the library; remove it first, or use another id",
+        pattern_id=pattern_id,
+    )
+
+
+class LocalPatterns:
+    """The index itself is the library. Nothing is yielded: there is no I/O."""
+
+    def __init__(self) -> None:
+        self.index = Index()
+
+    def pull(self) -> Steps[None]:
+        yield from ()
+
+    def add(self, contributions: Sequence[Contribution]) -> Steps[None]:
+        yield from ()
+        # Through the stored form: the library has a copy of its own, and holds nothing that cannot be saved.
+        copies = [(agent, _CODEC.structure(_CODEC.unstructure(pattern))) for agent, pattern in contributions]
+        with self.index.lock:
+            for _, pattern in copies:
+                if pattern.id in self.index:
+                    raise _exists(pattern.id)
+            for agent, pattern in copies:
+                self.index.put(Held(pattern, agent, self.index.last + 1))
+
+    def remove(self, ids: Sequence[str]) -> Steps[list[bool]]:
+        yield from ()
+        with self.index.lock:
+            return [self.index.remove(pattern_id) for pattern_id in ids]
+
+    def bump(self, pattern_id: str, success: bool, at: datetime) -> Steps[None]:
+        yield from ()
+        with self.index.lock:
+            held = self.index.get(pattern_id)
+            if held is None:
+                raise _missing(pattern_id)
+            held.pattern.record_usage(success, at)
+
+    def link(self, pairs: Sequence[tuple[str, str]]) -> Steps[None]:
+        yield from ()
+        with self.index.lock:
+            for pattern_id in (end for pair in pairs for end in pair):
+                if pattern_id not in self.index:
+                    raise _missing(pattern_id)
+            for one, other in pairs:
+                self.index.get(one).links.add(other)  # type: ignore[union-attr]
+                self.index.get(other).links.add(one)  # type: ignore[union-attr]
+
+
+class SharedPatterns:
+    """The patterns in a namespace of a store."""
+
+    def __init__(self) -> None:
+        self.index = Index()
+
+    def pull(self) -> Steps[None]:
+        while True:
+            since = self.index.version
+            if since is None:
+                yield from self._load(since)
+                continue
+            first, last, changed, count = yield Batch(
+                _NAMESPACE,
+                (
+                    ZRange("changes", 0, 0),
+                    ZRange("changes", -1, -1),
+                    ZRangeByScore("changes", since + 1, limit=_PAGE),
+                    ZCard("changes"),
+                ),
+            )
+            newest = last[0][1] if last else 0.0
+            cut_off = count >= _FEED and first[0][1] > since + 1
+            if newest < since or cut_off:
+                yield from self._load(since)
+                continue
+            if not changed:
+                return
+            ids = [member.decode() for member, _ in changed]
+            holds = yield from self._fetch(ids)
+            self._apply(since, changed[-1][1], dict(zip(ids, holds, strict=True)))
+            if changed[-1][1] >= newest:
+                return
+
+    def _load(self, since: float | None) -> Steps[None]:
+        """Read the whole library, page by page, in the place of what is known; what changes meanwhile is fed later."""
+        last, order = yield Batch(_NAMESPACE, (ZRange("changes", -1, -1), ZRange("order")))
+        loaded: dict[str, Held | None] = {}
+        for start in range(0, len(order), _PAGE):
+            ids = [member.decode() for member, _ in order[start : start + _PAGE]]
+            loaded.update(zip(ids, (yield from self._fetch(ids)), strict=True))
+        with self.index.lock:
+            gone = {held.pattern.id: None for held in self.index if held.pattern.id not in loaded}
+        self._apply(since, last[0][1] if last else 0.0, {**gone, **loaded})
+
+    def _fetch(self, ids: Sequence[str]) -> Steps[list[Held | None]]:
+        operations: list[Operation] = []
+        for pattern_id in ids:
+            operations += [HGetAll(f"p:{pattern_id}"), ZScore("order", pattern_id.encode())]
+        replies = yield Batch(_NAMESPACE, operations)
+        return [_held(replies[i], replies[i + 1]) for i in range(0, len(replies), 2)]
+
+    def _apply(self, since: float | None, version: float, holds: Mapping[str, Held | None]) -> None:
+        with self.index.lock:
+            if self.index.version != since:
+                return  # Another thread was faster, and what it read is newer.
+            for pattern_id, held in holds.items():
+                if held is None:
+                    self.index.remove(pattern_id)
+                else:
+                    self.index.put(held)
+            self.index.version = version
+
+    def add(self, contributions: Sequence[Contribution]) -> Steps[None]:
+        documents = [(agent, pattern.id, _CODEC.encode(pattern)) for agent, pattern in contributions]
+        for start in range(0, len(documents), _PAGE):
+            page = documents[start : start + _PAGE]
+            ids = [pattern_id.encode() for _, pattern_id, _ in page]
+            try:
+                yield Batch(
+                    _NAMESPACE,
+                    (
+                        *(HSet(f"p:{p}", {"doc": document, "agent": agent.encode()}) for agent, p, document in page),
+                        ZAppend("order", ids),
+                        *_changed(*ids),
+                    ),
+                    tuple(Check(f"p:{pattern_id}", 0) for _, pattern_id, _ in page),
+                )
+            except CheckError as error:
+                raise _exists(error.key.removeprefix("p:")) from error
+
+    def remove(self, ids: Sequence[str]) -> Steps[list[bool]]:
+        removed: list[bool] = []
+        for start in range(0, len(ids), _PAGE):
+            page = ids[start : start + _PAGE]
+            members = [pattern_id.encode() for pattern_id in page]
+            replies = yield Batch(
+                _NAMESPACE, (*(Delete(f"p:{i}") for i in page), ZRem("order", members), *_changed(*members))
+            )
+            removed += replies[: len(page)]
+        return removed
+
+    def bump(self, pattern_id: str, success: bool, at: datetime) -> Steps[None]:
+        key = f"p:{pattern_id}"
+        try:
+            yield Batch(
+                _NAMESPACE,
+                (
+                    HIncrBy(key, {"success" if success else "failure": 1}),
+                    HSet(key, {"last_used": at.isoformat().encode()}),
+                    *_changed(pattern_id.encode()),
+                ),
+                (Check(key),),
+            )
+        except CheckError as error:
+            raise _missing(pattern_id) from error
+
+    def link(self, pairs: Sequence[tuple[str, str]]) -> Steps[None]:
+        for start in range(0, len(pairs), _PAGE):
+            page = pairs[start : start + _PAGE]
+            ends = [(a, b) for one, other in page for a, b in ((one, other), (other, one))]
+            try:
+                yield Batch(
+                    _NAMESPACE,
+                    (
+                        *(HSet(f"p:{a}", {f"link:{b}": b"1"}) for a, b in ends),
+                        *_changed(*(a.encode() for a, _ in ends)),
+                    ),
+                    tuple(Check(f"p:{a}") for a, _ in ends),
+                )
+            except CheckError as error:
+                raise _missing(error.key.removeprefix("p:")) from error
+
+
+def _changed(*ids: bytes) -> tuple[Operation, ...]:
+    return ZAppend("changes", ids), ZTrim("changes", _FEED)
+
+
+def _held(fields: Mapping[str, bytes], order: float | None) -> Held | None:
+    """Return a pattern of the store with what was recorded since it was contributed."""
+    if "doc" not in fields or order is None:
+        return None
+    pattern = _CODEC.decode(fields["doc"])
+    succeeded, failed = int(fields.get("success", b"0")), int(fields.get("failure", b"0"))
+    if succeeded or failed:
+        pattern.success_count += succeeded
+        pattern.failure_count += failed
+        pattern.usage_count += succeeded + failed
+        pattern.last_used = datetime.fromisoformat(fields["last_used"].decode())
+        if pattern.usage_count >= PROVEN:
+            pattern.confidence = pattern.success_rate
+    links = {name.removeprefix("link:") for name in fields if name.startswith("link:")}
+    return Held(pattern, fields["agent"].decode(), order, links)
+
+
+class PatternRules:
+    """What a library does, whoever runs it: every method is a generator of steps."""
+
+    def __init__(self, patterns: Patterns) -> None:
+        self._patterns = patterns
+        self._index = patterns.index
+
+    def contribute_pattern(self, agent_id: str, pattern: Pattern) -> Steps[None]:
+        """Add a pattern in the name of an agent. `PatternExistsError` (a ValueError) if its id is taken."""
+        yield from self.contribute_patterns(agent_id, [pattern])
+
+    def contribute_patterns(self, agent_id: str, patterns: Iterable[Pattern]) -> Steps[None]:
+        """Add many patterns in the name of one agent.
+
+        Each is checked before any is written, and they go in batches of 500: if an id is found to be taken by another
+        worker meanwhile (`PatternExistsError`), the batches before it stay.
+        """
+        text(agent_id, "agent_id", MAX_ID)
+        if not agent_id.strip():
+            raise ArgumentError("agent_id must not be blank", argument="agent_id")
+        yield from self.restore([(agent_id, pattern) for pattern in patterns])
+
+    def restore(self, contributions: Sequence[Contribution], links: Sequence[tuple[str, str]] = ()) -> Steps[None]:
+        """Add patterns in the names of their contributors, in order, and links among them."""
+        seen: set[str] = set()
+        if len(contributions) > 1:
+            yield from self._patterns.pull()
+        for _, pattern in contributions:
+            if not isinstance(pattern, Pattern):
+                raise ArgumentTypeError(f"pattern must be a Pattern, not {type(pattern).__name__}", argument="pattern")
+            text(pattern.id, "pattern.id", MAX_ID)
+            text(pattern.agent_id, "pattern.agent_id", MAX_ID)
+            if pattern.id in seen or (len(contributions) > 1 and pattern.id in self._index):
+                raise _exists(pattern.id)
+            seen.add(pattern.id)
+        yield from self._patterns.add(contributions)
+        if links:
+            yield from self._patterns.link(links)
+
+    def get_pattern(self, pattern_id: str) -> Steps[Pattern | None]:
+        """Return a pattern, None if it is not there. It is the caller's own copy."""
+        text(pattern_id, "pattern_id", MAX_ID)
+        yield from self._patterns.pull()
+        with self._index.lock:
+            held = self._index.get(pattern_id)
+            return None if held is None else held.pattern.copy()
+
+    def remove_pattern(self, pattern_id: str) -> Steps[bool]:
+        """Remove a pattern with its links and return whether it was there; removing twice is no error."""
+        text(pattern_id, "pattern_id", MAX_ID)
+        removed = yield from self._patterns.remove([pattern_id])
+        return removed[0]
+
+    def remove_patterns(self, pattern_ids: Iterable[str]) -> Steps[int]:
+        """Remove many patterns, in batches of 500, and return how many were there."""
+        ids = list(dict.fromkeys(text(pattern_id, "pattern_ids", MAX_ID) for pattern_id in _ids(pattern_ids)))
+        removed = yield from self._patterns.remove(ids)
+        return sum(removed)
+
+    def find_patterns(
+        self,
+        context: Mapping[str, Any],
+        *,
+        pattern_type: str | None = None,
+        min_confidence: float = 0.5,
+        limit: int = 10,
+    ) -> Steps[list[PatternMatch]]:
+        """Return the patterns that fit a situation, the most relevant first, ties in order of contribution.
+
+        `context` is a JSON object; its `tags`, an array of texts, are compared with the patterns' tags. Patterns of
+        another type or of less confidence are left out. At most `limit`; none is an empty list.
+        """
+        if not isinstance(context, Mapping):
+            raise ArgumentTypeError(f"context must be a mapping, not {type(context).__name__}", argument="context")
+        if pattern_type is not None:
+            text(pattern_type, "pattern_type", MAX_ID)
+        number(min_confidence, "min_confidence", 0.0, 1.0)
+        integer(limit, "limit", 1)
+        try:
+            question = json_value(dict(context), "$")
+        except CodecError as error:
+            raise CodecError(f"context: {error}", path=error.path, argument="context") from error
+        yield from self._patterns.pull()
+        with self._index.lock:
+            matches = self._index.find(question, pattern_type, min_confidence, limit)
+            for match in matches:
+                match.pattern = match.pattern.copy()
+            return matches
+
+    def query_patterns(
+        self,
+        agent_id: str,
+        context: Mapping[str, Any],
+        pattern_type: str | None = None,
+        min_confidence: float = 0.5,
+        limit: int = 10,
+    ) -> Steps[list[PatternMatch]]:
+        """Return what `find_patterns` returns; `agent_id` is who asks."""
+        text(agent_id, "agent_id", MAX_ID)
+        matches = yield from self.find_patterns(
+            context, pattern_type=pattern_type, min_confidence=min_confidence, limit=limit
+        )
+        return matches
+
+    def record_pattern_outcome(self, pattern_id: str, success: bool) -> Steps[None]:
+        """Count one use of a pattern. `PatternNotFoundError` (a KeyError and a ValueError) if it is not there."""
+        text(pattern_id, "pattern_id", MAX_ID)
+        boolean(success, "success")
+        yield from self._patterns.bump(pattern_id, success, now())
+
+    def link_patterns(self, pattern_id_1: str, pattern_id_2: str) -> Steps[None]:
+        """Link two patterns, both ways; linking twice is no error. `PatternNotFoundError` if one is not there."""
+        text(pattern_id_1, "pattern_id_1", MAX_ID)
+        text(pattern_id_2, "pattern_id_2", MAX_ID)
+        if pattern_id_1 == pattern_id_2:
+            raise ArgumentError("pattern_id_2 must be another pattern than pattern_id_1", argument="pattern_id_2")
+        yield from self._patterns.link([(pattern_id_1, pattern_id_2)])
+
+    def get_related_patterns(self, pattern_id: str, depth: int = 1) -> Steps[list[Pattern]]:
+        """Return the patterns within `depth` links of one, each once, the nearest first; not the pattern itself."""
+        text(pattern_id, "pattern_id", MAX_ID)
+        integer(depth, "depth", 0)
+        yield from self._patterns.pull()
+        with self._index.lock:
+            return [pattern.copy() for pattern in self._index.related(pattern_id, depth)]
+
+    def get_agent_patterns(self, agent_id: str) -> Steps[list[Pattern]]:
+        """Return the patterns that an agent contributed, in order; of an unknown agent, none."""
+        text(agent_id, "agent_id", MAX_ID)
+        yield from self._patterns.pull()
+        with self._index.lock:
+            return [pattern.copy() for pattern in self._index.of_agent(agent_id)]
+
+    def get_top_patterns(self, n: int = 10, sort_by: str = "success_rate") -> Steps[list[Pattern]]:
+        """Return the `n` best by "success_rate", "usage_count" or "confidence", ties in order of contribution."""
+        integer(n, "n", 0)
+        if sort_by not in SORTS:
+            raise ArgumentError(f"sort_by must be one of {', '.join(SORTS)}, not {sort_by!r}", argument="sort_by")
+        yield from self._patterns.pull()
+        with self._index.lock:
+            return [pattern.copy() for pattern in self._index.top(n, sort_by)]
+
+    def get_library_stats(self) -> Steps[dict[str, Any]]:
+        """Return totals and averages; the average success rate is that of the patterns that were used."""
+        yield from self._patterns.pull()
+        with self._index.lock:
+            return self._index.stats()
+
+    def get_agent_contributions(self) -> Steps[dict[str, list[str]]]:
+        """Return the ids that each agent contributed, in order."""
+        yield from self._patterns.pull()
+        with self._index.lock:
+            return self._index.contributions()
+
+    def get_links(self) -> Steps[list[tuple[str, str]]]:
+        """Return each link once, as a pair of ids."""
+        yield from self._patterns.pull()
+        with self._index.lock:
+            return self._index.links()
+
+    def view(self) -> Steps[PatternView]:
+        """Return the patterns by id, as they are now."""
+        yield from self._patterns.pull()
+        return PatternView(self._index)
+
+
+def _ids(value: object) -> Iterable[str]:
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise ArgumentTypeError(f"pattern_ids must be a list, not {type(value).__name__}", argument="pattern_ids")
+    return value
+
+
+class PatternView(Mapping[str, Pattern]):
+    """The patterns of a library by id, in order of contribution. Each look-up gives a copy."""
+
+    def __init__(self, index: Index) -> None:
+        self._index = index
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def __iter__(self) -> Iterator[str]:
+        with self._index.lock:
+            return iter([held.pattern.id for held in self._index])
+
+    def __contains__(self, pattern_id: object) -> bool:
+        return pattern_id in self._index
+
+    def __getitem__(self, pattern_id: str) -> Pattern:
+        with self._index.lock:
+            held = self._index.get(pattern_id)
+            if held is None:
+                raise _missing(pattern_id)
+            return held.pattern.copy()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({len(self)} patterns)"
+
+
+class PatternLibrary:
+    """Reusable solutions: contributed by agents, found by what they fit, judged by their outcomes.
+
+    `PatternLibrary()` is in memory; save and load it with `PatternPersistence`. `store.patterns` is the same on a store
+    that many workers share. Patterns that it returns are copies.
+    """
+
+    def __init__(self, patterns: Patterns | None = None, kv: KV | None = None) -> None:
+        self._rules = PatternRules(LocalPatterns() if patterns is None else patterns)
+        self._run = functools.partial(run, kv)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({type(self._rules._patterns).__name__})"
+
+    contribute_pattern = method(PatternRules.contribute_pattern)
+    contribute_patterns = method(PatternRules.contribute_patterns)
+    restore = method(PatternRules.restore)
+    get_pattern = method(PatternRules.get_pattern)
+    remove_pattern = method(PatternRules.remove_pattern)
+    remove_patterns = method(PatternRules.remove_patterns)
+    find_patterns = method(PatternRules.find_patterns)
+    query_patterns = method(PatternRules.query_patterns)
+    record_pattern_outcome = method(PatternRules.record_pattern_outcome)
+    link_patterns = method(PatternRules.link_patterns)
+    get_related_patterns = method(PatternRules.get_related_patterns)
+    get_agent_patterns = method(PatternRules.get_agent_patterns)
+    get_top_patterns = method(PatternRules.get_top_patterns)
+    get_library_stats = method(PatternRules.get_library_stats)
+    get_agent_contributions = method(PatternRules.get_agent_contributions)
+    get_links = method(PatternRules.get_links)
+
+    _view = method(PatternRules.view)
+
+    @property
+    def patterns(self) -> PatternView:
+        """The patterns by id, in order of contribution."""
+        return self._view()
+
+    @property
+    def agent_contributions(self) -> dict[str, list[str]]:
+        """The ids that each agent contributed, in order."""
+        return self.get_agent_contributions()
