@@ -1,0 +1,113 @@
+"""An embedded key-value store for what AI agents learn: patterns, collaboration states and metrics.
+
+`connect` opens a store by its URL. Everything public is imported from here, and is loaded when it is first used, so
+that importing the package costs next to nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from empathy_kv.agent import EmpathyConfig, EmpathyOS, Response
+    from empathy_kv.collection import Collection
+    from empathy_kv.errors import (
+        ArgumentError,
+        ArgumentTypeError,
+        CheckError,
+        ClosedError,
+        CodecError,
+        CounterError,
+        CounterOverflowError,
+        DamagedError,
+        EmpathyKVError,
+        IdempotencyError,
+        LimitError,
+        LockTimeoutError,
+        MissingFileError,
+        NotApplied,
+        NotFoundError,
+        OutcomeUnknown,
+        PatternExistsError,
+        PatternNotFoundError,
+        StateNotFoundError,
+        StorageError,
+        StoragePermissionError,
+        TokenError,
+        UnavailableError,
+        WrongTypeError,
+    )
+    from empathy_kv.metrics import MetricsCollector
+    from empathy_kv.pattern_library import PatternLibrary
+    from empathy_kv.persistence import PatternPersistence
+    from empathy_kv.records import CollaborationState, Interaction, Pattern, PatternMatch
+    from empathy_kv.states import StateManager
+    from empathy_kv.store import Store, connect
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ArgumentError",
+    "ArgumentTypeError",
+    "CheckError",
+    "ClosedError",
+    "CodecError",
+    "CollaborationState",
+    "Collection",
+    "CounterError",
+    "CounterOverflowError",
+    "DamagedError",
+    "EmpathyConfig",
+    "EmpathyKVError",
+    "EmpathyOS",
+    "IdempotencyError",
+    "Interaction",
+    "LimitError",
+    "LockTimeoutError",
+    "MetricsCollector",
+    "MissingFileError",
+    "NotApplied",
+    "NotFoundError",
+    "OutcomeUnknown",
+    "Pattern",
+    "PatternExistsError",
+    "PatternLibrary",
+    "PatternMatch",
+    "PatternNotFoundError",
+    "PatternPersistence",
+    "Response",
+    "StateManager",
+    "StateNotFoundError",
+    "StorageError",
+    "StoragePermissionError",
+    "Store",
+    "TokenError",
+    "UnavailableError",
+    "WrongTypeError",
+    "connect",
+]
+
+_HOMES = {
+    "agent": ("EmpathyConfig", "EmpathyOS", "Response"),
+    "collection": ("Collection",),
+    "metrics": ("MetricsCollector",),
+    "pattern_library": ("PatternLibrary",),
+    "persistence": ("PatternPersistence",),
+    "records": ("CollaborationState", "Interaction", "Pattern", "PatternMatch"),
+    "states": ("StateManager",),
+    "store": ("Store", "connect"),
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOME.get(name, 'errors')}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

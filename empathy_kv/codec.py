@@ -414,6 +414,10 @@ def _dataclass_fields(kind: type) -> tuple[str, ...]:
 
 
 @functools.cache
+def _codec(kind: Any) -> Any:
+    return Codec(kind)
+
+
 def codec(kind: type[T]) -> Codec[T]:
     """Return the codec of an attrs class or a dataclass.
 
@@ -422,7 +426,8 @@ def codec(kind: type[T]) -> Codec[T]:
     """
     if not isinstance(kind, type):
         raise ArgumentTypeError(f"kind must be an attrs class or a dataclass, not {kind!r}", argument="kind")
-    return Codec(kind)
+    made: Codec[T] = _codec(kind)
+    return made
 
 
 def parse(data: bytes) -> Any:

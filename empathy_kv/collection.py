@@ -1,0 +1,134 @@
+"""Collections: documents of one class under ids of the caller's (`CollectionRules`), sans-I/O.
+
+The namespace `collection`, `<name>` holds a value a document: the object as JSON. Its key is the id.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import timedelta
+from typing import Final, Generic, TypeVar
+
+from empathy_kv.codec import codec
+from empathy_kv.errors import ArgumentTypeError, CodecError
+from empathy_kv.kv.interface import KV, Steps, run
+from empathy_kv.kv.operations import Batch, Delete, Get, Name, Set, seconds, text
+from empathy_kv.records import MAX_ID
+
+T = TypeVar("T")
+
+_PAGE: Final = 500
+"""Documents read or written by one batch."""
+
+
+def _id(value: str) -> str:
+    return text(value, "id", MAX_ID)
+
+
+class CollectionRules(Generic[T]):
+    """What a collection does, whoever runs it: every method is a generator of steps."""
+
+    def __init__(self, name: str, kind: type[T]) -> None:
+        self.namespace: Name = ("collection", text(name, "name", 256))
+        self._codec = codec(kind)
+
+    def _encode(self, id: str, document: T) -> bytes:  # noqa: A002 - the name that callers give
+        try:
+            return self._codec.encode(document)
+        except CodecError as error:
+            raise CodecError(f"document {id!r}: {error}", path=error.path, argument="document") from error
+
+    def _decode(self, id: str, data: bytes) -> T:  # noqa: A002 - as above
+        try:
+            return self._codec.decode(data)
+        except CodecError as error:
+            raise CodecError(f"document {id!r} as it is stored: {error}", path=error.path) from error
+
+    def put(self, id: str, document: T, ttl: float | timedelta | None) -> Steps[int]:  # noqa: A002
+        replies = yield Batch(self.namespace, (Set(_id(id), self._encode(id, document), ttl),))
+        version: int = replies[0]
+        return version
+
+    def get(self, id: str) -> Steps[T | None]:  # noqa: A002
+        replies = yield Batch(self.namespace, (Get(_id(id)),))
+        return None if replies[0] is None else self._decode(id, replies[0])
+
+    def delete(self, id: str) -> Steps[bool]:  # noqa: A002
+        replies = yield Batch(self.namespace, (Delete(_id(id)),))
+        deleted: bool = replies[0]
+        return deleted
+
+    def get_many(self, ids: Iterable[str]) -> Steps[dict[str, T]]:
+        if isinstance(ids, str) or not isinstance(ids, Iterable):
+            raise ArgumentTypeError(f"ids must be a list, not {type(ids).__name__}", argument="ids")
+        found: dict[str, T] = {}
+        for page in _pages(list(dict.fromkeys(map(_id, ids)))):
+            replies = yield Batch(self.namespace, [Get(name) for name in page])
+            found.update((i, self._decode(i, data)) for i, data in zip(page, replies, strict=True) if data is not None)
+        return found
+
+    def put_many(self, documents: Mapping[str, T], ttl: float | timedelta | None) -> Steps[None]:
+        if not isinstance(documents, Mapping):
+            raise ArgumentTypeError(
+                f"documents must be a mapping, not {type(documents).__name__}", argument="documents"
+            )
+        seconds(ttl)
+        writes = [Set(_id(name), self._encode(name, document), ttl) for name, document in documents.items()]
+        for page in _pages(writes):
+            yield Batch(self.namespace, page)
+
+
+I = TypeVar("I")  # noqa: E741 - an item
+
+
+def _pages(items: list[I]) -> Iterator[list[I]]:
+    for start in range(0, len(items), _PAGE):
+        yield items[start : start + _PAGE]
+
+
+class Collection(Generic[T]):
+    """Documents of one attrs class or dataclass in a store, under ids of 1 to 512 bytes of any text."""
+
+    def __init__(self, name: str, kind: type[T], *, kv: KV) -> None:
+        self._rules = CollectionRules(name, kind)
+        self._kv = kv
+        self._run = functools.partial(run, kv)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._rules.namespace[1]!r})"
+
+    def put(self, id: str, document: T, ttl: float | timedelta | None = None) -> int:  # noqa: A002
+        """Store a document in the place of one that was there, and return its version.
+
+        It lives for `ttl` seconds (or a timedelta); None is for ever. `CodecError` if it holds what its class does not
+        declare: then nothing is stored.
+        """
+        return run(self._kv, self._rules.put(id, document, ttl))
+
+    def get(self, id: str) -> T | None:  # noqa: A002
+        """Return a document, None if it is absent or has expired."""
+        return run(self._kv, self._rules.get(id))
+
+    def delete(self, id: str) -> bool:  # noqa: A002
+        """Delete a document and return whether it was there; deleting twice is no error."""
+        return run(self._kv, self._rules.delete(id))
+
+    def get_many(self, ids: Iterable[str]) -> dict[str, T]:
+        """Return those of the documents that are there, by id. Read in batches of 500."""
+        return run(self._kv, self._rules.get_many(ids))
+
+    def put_many(self, documents: Mapping[str, T], ttl: float | timedelta | None = None) -> None:
+        """Store documents by id. All are checked before the first is written; each batch of 500 is atomic."""
+        run(self._kv, self._rules.put_many(documents, ttl))
+
+    def keys(self) -> Iterator[str]:
+        """Yield the id of each document once, in no particular order."""
+        return self._kv.keys(self._rules.namespace)
+
+    def items(self) -> Iterator[tuple[str, T]]:
+        """Yield ids and documents, in no particular order, without holding all of them in memory."""
+        ids = self.keys()
+        while page := list(itertools.islice(ids, _PAGE)):
+            yield from self.get_many(page).items()
