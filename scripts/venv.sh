@@ -1,4 +1,4 @@
-# Sourced by scripts/test and scripts/check. Works in bash 3.2, which is what macOS has.
+# Sourced by the scripts beside it. Works in bash 3.2, which is what macOS has.
 # shellcheck shell=bash
 
 # An empty HOME makes pip write to /.cache; without HOME it asks the password database.
@@ -34,15 +34,17 @@ lock() { ! command -v flock >/dev/null || flock "$1" 9; }
 
 fresh() { [ "$(cat "$venv/stamp" 2>/dev/null)" = "$stamp" ] && "$venv/bin/python" -c '' 2>/dev/null; }
 
-# use_venv NAME GROUP...: sets $venv to .venv-NAME, the virtual environment of scripts/NAME, which holds this package (editable), its
-# testing extra and the dependency groups. One built before serves again as long as nothing in its stamp changed.
+# use_venv NAME [EXTRA [GROUP...]]: sets $venv to .venv-NAME, the virtual environment of scripts/NAME, which holds this
+# package (editable) with the extra and the dependency groups. One built before serves again as long as nothing in its
+# stamp changed.
 use_venv() {
   venv=$PWD/.venv-$1
   pick_python
   # The directory is in it because an environment that was copied along still leads to the old place.
   stamp="$PWD $(cat pyproject.toml scripts/venv.sh | cksum) $("$python" -VV)"
   exec 9<"scripts/$1"
-  shift
+  package=.${2:+[$2]}
+  shift $(($# < 2 ? $# : 2))
   lock -s
   fresh && return
   lock -x
@@ -78,7 +80,7 @@ with open("pyproject.toml", "rb") as file:
 for group in sys.argv[1:]:
     show(group)
 PYTHON
-  pip_install --editable '.[testing]' --requirement "$venv/groups.txt"
+  pip_install --editable "$package" --requirement "$venv/groups.txt"
   echo "$stamp" >"$venv/stamp"
 }
 

@@ -1,0 +1,71 @@
+"""The README is true: its code runs, its commands exist."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+ROOT: Final = Path(__file__).parent.parent
+README: Final = (ROOT / "README.md").read_text()
+PYTHON: Final = re.findall(r"^```python\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+CONSOLE: Final = re.findall(r"^```console\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.parametrize("code", [block for block in PYTHON if "def test_" not in block])
+def test_a_code_block_runs(code: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("code", [block for block in PYTHON if "def test_" in block])
+def test_a_test_that_it_shows_passes(code: str, tmp_path: Path) -> None:
+    (tmp_path / "test_shown.py").write_text(code)
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert "1 passed" in done.stdout, done.stdout + done.stderr
+
+
+def test_its_eight_lines_print_what_was_learned(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", PYTHON[0]], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.stdout == "Retry up to 3 times 1.0\n"
+
+
+def test_its_commands_are_there_and_can_be_run() -> None:
+    commands = [line.removeprefix("$ ") for block in CONSOLE for line in block.splitlines()]
+    assert commands
+    for command in commands:
+        assert os.access(ROOT / command.split()[0], os.X_OK), command
+
+
+def test_every_class_and_url_that_it_names_exists() -> None:
+    import empathy_kv
+
+    for name in re.findall(
+        r"`([A-Z]\w+Error|OutcomeUnknown|PatternPersistence|StateManager|MetricsCollector)\b", README
+    ):
+        assert hasattr(empathy_kv, name), name
+
+
+def test_the_quickstart_runs_twice_and_shows_what_was_kept() -> None:
+    # With this interpreter: that scripts/quickstart makes its own is seen where CI runs on a clean checkout.
+    for _ in range(2):
+        done = subprocess.run(
+            [sys.executable, ROOT / "scripts" / "quickstart.py"], capture_output=True, text=True, timeout=120
+        )
+        assert done.returncode == 0, done.stderr
+        assert "A new process finds 2012 patterns, states of ada, grace, linus" in done.stdout
+        assert "Total interactions: 220" in done.stdout
+        assert "What to try next:" in done.stdout
