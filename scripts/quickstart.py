@@ -52,7 +52,7 @@ def median(work: Callable[[], Any], times: int) -> float:
     return statistics.median(taken) * 1e6
 
 
-def answer(text: str, context: Mapping[str, Any], pattern: Pattern | None) -> str:
+def answer(text: str, _: Mapping[str, Any], pattern: Pattern | None) -> str:
     """What stands for a model here."""
     return f"{text} -> {pattern.code}" if pattern else f"{text} -> (asks a model)"
 
@@ -62,7 +62,7 @@ def work(url: str) -> None:
     with connect(url) as store:
         library = PatternPersistence.load_from_json(KNOWN)
         for agent_id, ids in library.agent_contributions.items():
-            store.patterns.contribute_patterns(agent_id, [library.patterns[id] for id in ids])
+            store.patterns.contribute_patterns(agent_id, [library.patterns[pattern_id] for pattern_id in ids])
         store.patterns.link_patterns("pat_rollout", "pat_rollback")
         store.patterns.contribute_patterns("agent_3", generated(2000))
         print(f"Learned {len(store.patterns.patterns)} patterns of {len(store.patterns.agent_contributions)} agents.\n")

@@ -19,7 +19,7 @@ JSON: Final = [text for language, text in BLOCKS if language == "json"]
 LIBRARY: Final = """
 from empathy_kv import Pattern, PatternLibrary, PatternPersistence
 presupposed = PatternLibrary()
-presupposed.contribute_pattern("agent_1", Pattern("pat_1", "agent_1", "suggestion", "Deploy", context={"task": "deployment"}))
+presupposed.contribute_pattern("agent_1", Pattern("pat_1", "agent_1", "suggestion", "Deploy"))
 PatternPersistence.save_to_sqlite(presupposed, "patterns.db")
 """
 AGENT: Final = """
