@@ -23,7 +23,7 @@ import functools
 import math
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import Any, Final, Generic, NoReturn, TypeVar
+from typing import Any, Final, Generic, NoReturn, TypeVar, cast
 
 import attrs
 import cattrs
@@ -426,7 +426,7 @@ def codec(kind: type[T]) -> Codec[T]:
     """
     if not isinstance(kind, type):
         raise ArgumentTypeError(f"kind must be an attrs class or a dataclass, not {kind!r}", argument="kind")
-    made: Codec[T] = _codec(kind)
+    made: Codec[T] = _codec(cast(Any, kind))
     return made
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -102,13 +103,14 @@ def connect(
                 argument="target",
             )
         kv = opener(target, durability, options)
-    elif hasattr(target, "connection_pool"):
+    elif hasattr(target, "connection_pool") and not inspect.iscoroutinefunction(target.execute_command):
         from empathy_kv.kv.redis import RedisKV
 
         kv = RedisKV.from_client(target, **options)
     else:
         raise ArgumentTypeError(
-            f"target must be a URL, an engine or a Redis client, not {type(target).__name__}", argument="target"
+            f"target must be a URL, an engine or a Redis client that is not of asyncio, not {type(target).__name__}",
+            argument="target",
         )
     return Store(kv, history_limit=history_limit)
 

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 from empathy_kv.errors import ClosedError
 from empathy_kv.kv.interface import KV
-from empathy_kv.kv.operations import Batch, Name, Reply
-from empathy_kv.kv.table import Table
+from empathy_kv.kv.operations import Batch, Name, Reply, named
+from empathy_kv.kv.table import Table, expired
 
 
 class MemoryKV(KV):
@@ -35,13 +35,14 @@ class MemoryKV(KV):
         return replies
 
     def keys(self, namespace: Name) -> Iterator[str]:
+        namespace = named(namespace)
         with self._lock:
             self._require_open()
             table = self._tables.get(namespace)
             if table is None:
                 return
             now = time.time_ns() // 1_000_000
-            keys = [key for key in table.names() if table.live(key, now) is not None]
+            keys = [key for key, entry in table.items() if not expired(entry, now)]
         yield from keys
 
     def close(self) -> None:

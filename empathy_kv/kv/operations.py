@@ -189,7 +189,8 @@ def _checked(parts: Name) -> Name:
     return parts
 
 
-def _name(value: Name) -> Name:
+def named(value: Name) -> Name:
+    """Return the name of a namespace if it is one: a tuple of texts, `MAX_NAME` bytes in all."""
     if type(value) is not tuple or not value:
         raise ArgumentTypeError("namespace must be a tuple of one or more str", argument="namespace")
     try:
@@ -544,7 +545,7 @@ class Token:
             raise ArgumentError(f"token must be the text form of a token, not {value!r}", argument="token")
         session, slot, sequence, issued, name = match.groups()
         parts = tuple(part.replace("~1", "/").replace("~0", "~") for part in name.split("/"))
-        return cls(_name(parts), session, int(slot), int(sequence), int(issued))
+        return cls(named(parts), session, int(slot), int(sequence), int(issued))
 
 
 TOKEN_LIFE: Final = 12 * 3600 * 1000
@@ -582,7 +583,7 @@ class Batch:
     kind of value a key holds is decided before the first of them: a key that a batch empties keeps its kind in it.
     """
 
-    namespace: Name = attribute(converter=_name)
+    namespace: Name = attribute(converter=named)
     operations: tuple[Operation | Settle, ...] = attribute(converter=_operations)
     checks: tuple[Check, ...] = attribute(default=(), converter=_checks)
     token: Token | None = None
@@ -595,6 +596,11 @@ class Batch:
                 argument="operations",
                 limit=MAX_OPERATIONS,
             )
+        if self.token is not None:
+            if not isinstance(self.token, Token):
+                raise ArgumentTypeError(f"token must be a Token, not {type(self.token).__name__}", argument="token")
+            if self.token.namespace != self.namespace:
+                raise ArgumentError(f"token must be one of the namespace {self.namespace}", argument="token")
         size = 0
         for operation in self.operations:
             measure = _SIZED.get(type(operation))

@@ -160,18 +160,16 @@ class Table:
         """Forget a key."""
         self._entries.pop(key, None)
 
-    def names(self) -> Iterator[str]:
-        """Yield the keys that are kept, expired or not."""
-        return iter(list(self._entries))
+    def items(self) -> Iterator[tuple[str, Entry]]:
+        """Yield the keys that are kept, expired or not, and their entries."""
+        return iter(list(self._entries.items()))
 
     # Execution
 
     def live(self, key: str, now: int) -> Entry | None:
         """Return the entry of a key unless it has expired."""
         entry = self.find(key)
-        if entry is not None and entry.expires is not None and entry.expires <= now:
-            return None
-        return entry
+        return None if entry is None or expired(entry, now) else entry
 
     def execute(self, batch: Batch, now: int, digest: object) -> tuple[list[Reply], bool]:
         """Apply a batch at a time; return its replies and whether anything was written.
@@ -191,7 +189,7 @@ class Table:
         self.revision += 1
         replies = self.apply(batch.operations, now)
         if token is not None:
-            self.remember(token, now, Slot(token.sequence, digest, replies))
+            self.remember(token, now, Slot(token.sequence, digest, _copies(replies)))
         return replies, True
 
     def apply(self, operations: Sequence[Any], now: int) -> list[Reply]:
@@ -217,7 +215,7 @@ class Table:
             raise TokenError("the token was settled as not applied; make the batch anew", token=token)
         if slot.digest != digest:
             raise TokenError("the token was used for another batch", token=token)
-        return slot.replies
+        return _copies(slot.replies)
 
     def _settle(self, token: Token, now: int) -> tuple[list[Reply], bool]:
         slot = self._slot(token)
@@ -511,8 +509,18 @@ class Table:
                 break
             _, due = heapq.heappop(self._expiring)
             entry = self.find(due)
-            if entry is not None and entry.expires is not None and entry.expires <= now:
+            if entry is not None and expired(entry, now):
                 self.drop(due)
+
+
+def _copies(replies: list[Reply]) -> list[Reply]:
+    """Return replies that the caller may change without changing what is remembered."""
+    return [reply.copy() if isinstance(reply, (dict, list)) else reply for reply in replies]
+
+
+def expired(entry: Entry, now: int) -> bool:
+    """Return whether an entry has expired."""
+    return entry.expires is not None and entry.expires <= now
 
 
 def refused(check: Check, actual: int) -> CheckError:

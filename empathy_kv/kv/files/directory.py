@@ -18,6 +18,7 @@ in it, so that it may be done again after a crash at any point.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import threading
 import time
@@ -32,7 +33,7 @@ from empathy_kv.kv.files import documents, journal
 from empathy_kv.kv.files.lock import Lock
 from empathy_kv.kv.files.names import name
 from empathy_kv.kv.operations import Batch, Operation, Reply, Settle
-from empathy_kv.kv.table import Entry, Session, Table
+from empathy_kv.kv.table import Entry, Session, Table, expired
 
 CHECKPOINT: Final = 8 * 1024 * 1024
 """Bytes of journal after which a writer makes a checkpoint."""
@@ -91,9 +92,15 @@ class DocumentTable(Table):
     def drop(self, key: str) -> None:
         self.touched[key] = Tombstone(self.revision)
 
-    def names(self) -> Iterator[str]:
-        seen = set(self.touched)
-        yield from [key for key, entry in self.touched.items() if isinstance(entry, Entry)]
+    def items(self) -> Iterator[tuple[str, Entry]]:
+        touched = list(self.touched.items())
+        return itertools.chain(
+            ((key, entry) for key, entry in touched if isinstance(entry, Entry)),
+            self._documents(frozenset(key for key, _ in touched)),
+        )
+
+    def _documents(self, touched: frozenset[str]) -> Iterator[tuple[str, Entry]]:
+        """Yield what documents hold, but for what the journal touched."""
         try:
             files = [entry.name for entry in os.scandir(self._path)]
         except FileNotFoundError:
@@ -101,8 +108,8 @@ class DocumentTable(Table):
         for file in files:
             if file.endswith(".json") and not file.startswith("."):
                 loaded = self._open(self._path / file)
-                if loaded is not None and loaded[0] not in seen and loaded[2] is not None:
-                    yield loaded[0]
+                if loaded is not None and loaded[0] not in touched and loaded[2] is not None:
+                    yield loaded[0], loaded[2]
 
     def replay(self, line: journal.Line) -> None:
         """Apply a committed batch, but for the keys whose documents hold it already."""
@@ -170,12 +177,14 @@ class Directory:
                     return replies
 
     def keys(self) -> Iterator[str]:
-        """Yield the keys."""
-        with self._mutex, translated(self._path):
-            self._refresh()
-            at = now()
-            keys = [key for key in self._table.names() if self._table.live(key, at) is not None]
-        yield from keys
+        """Yield the keys. What the journal touched is taken at once, the documents are read as the caller goes on."""
+        with translated(self._path):
+            with self._mutex:
+                self._refresh()
+                items = self._table.items()
+            for key, entry in items:
+                if not expired(entry, now()):
+                    yield key
 
     def _moved(self) -> bool:
         if self._descriptor is None:
@@ -317,8 +326,7 @@ class Directory:
         deleted = []
         for key, entry in table.touched.items():
             path = self._path / f"{name(key)}.json"
-            expired = isinstance(entry, Entry) and entry.expires is not None and entry.expires <= at
-            if isinstance(entry, Tombstone) or expired:
+            if isinstance(entry, Tombstone) or expired(entry, at):
                 if path.exists():
                     # The document goes once the journal is new: until then replay needs to know the deletion.
                     replace(path, documents.encode(key, None, entry.version))

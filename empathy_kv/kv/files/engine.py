@@ -13,7 +13,7 @@ from empathy_kv.errors import ArgumentError, ArgumentTypeError, ClosedError, Loc
 from empathy_kv.kv.files.directory import Directory
 from empathy_kv.kv.files.names import name
 from empathy_kv.kv.interface import KV
-from empathy_kv.kv.operations import Batch, Name, Reply, number, text
+from empathy_kv.kv.operations import Batch, Name, Reply, named, number, text
 
 
 class FilesKV(KV):
@@ -55,7 +55,7 @@ class FilesKV(KV):
         return directory.write(batch) if batch.writes else directory.read(batch)
 
     def keys(self, namespace: Name) -> Iterator[str]:
-        return self._directory(namespace).keys()
+        return self._directory(named(namespace)).keys()
 
     def checkpoint(self) -> None:
         """Bring the JSON documents of all namespaces that were used here up to date."""
@@ -82,10 +82,7 @@ class FilesKV(KV):
                     raise ClosedError("the store is closed")
                 directory = self._directories.get(namespace)
                 if directory is None:
-                    path = self._base / "+".join(map(name, namespace))
-                    if len(path.name) > 240:
-                        path = self._base / name("/".join(part.replace("/", "//") for part in namespace))
-                    directory = Directory(path, durable=self._durable, timeout=self._timeout)
+                    directory = Directory(self._base / _place(namespace), durable=self._durable, timeout=self._timeout)
                     self._directories[namespace] = directory
         return directory
 
@@ -94,3 +91,11 @@ class FilesKV(KV):
         self._lock = threading.Lock()
         self._directories = {}
         self._process = os.getpid()
+
+
+def _place(namespace: Name) -> str:
+    """Return the name of a namespace's directory; no file name of a part has a plus."""
+    joined = "+".join(map(name, namespace))
+    if len(joined) <= 240:
+        return joined
+    return "+" + name("/".join(part.replace("~", "~0").replace("/", "~1") for part in namespace))

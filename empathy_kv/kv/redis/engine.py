@@ -14,6 +14,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from empathy_kv.errors import (
+    ArgumentError,
     ClosedError,
     EmpathyKVError,
     NotApplied,
@@ -25,7 +26,7 @@ from empathy_kv.errors import (
     WrongTypeError,
 )
 from empathy_kv.kv.interface import KV
-from empathy_kv.kv.operations import Batch, Name, Reply, Settle, Token, number, text
+from empathy_kv.kv.operations import Batch, Name, Reply, Settle, Token, named, number, text
 from empathy_kv.kv.redis.commands import FORMS, Argument, Layout, body, parse, read
 from empathy_kv.kv.redis.script import DIGEST, SOURCE
 from empathy_kv.kv.table import counter, overflow, refused
@@ -61,12 +62,20 @@ class RedisKV(KV):
     def from_url(cls, url: str, *, prefix: str = "empathy", timeout: float = 5.0) -> Self:
         """Open `redis://`, `rediss://` (certificates are verified) or `unix://`. Nothing is sent yet."""
         seconds = number(timeout, "timeout", 0.001, 3600.0)
-        pool = redis.ConnectionPool.from_url(
-            url,
-            socket_timeout=seconds,
-            socket_connect_timeout=seconds,
-            retry=Retry(NoBackoff(), 0),
-        )
+        try:
+            pool = redis.ConnectionPool.from_url(
+                url,
+                socket_timeout=seconds,
+                socket_connect_timeout=seconds,
+                retry=Retry(NoBackoff(), 0),
+            )
+            pool.connection_class(**pool.connection_kwargs)  # An option that it does not know is refused here.
+        except (ValueError, TypeError, redis.exceptions.RedisError) as error:
+            # Neither the URL nor the error's text, which quotes it: there may be a password in it.
+            raise ArgumentError(
+                f"url must be one that redis-py can read, as redis://host:6379/0 ({type(error).__name__})",
+                argument="url",
+            ) from None
         return cls(pool, prefix=prefix, timeout=seconds, owned=True)
 
     @classmethod
@@ -105,7 +114,7 @@ class RedisKV(KV):
         return self._replies(batch, layout, answer, token)
 
     def keys(self, namespace: Name) -> Iterator[str]:
-        layout = self._layout(namespace)
+        layout = self._layout(named(namespace))
         seconds, microseconds = self._call(["TIME"], repeatable=True)
         now = int(seconds) * 1000 + int(microseconds) // 1000
         seen: set[bytes] = set()  # ZSCAN gives every member that stays, and some of them twice.

@@ -248,7 +248,7 @@ function run.set(key, a)
 end
 function run.incrby(key, a)
   local total = sum(payload(key) or '0', a[2])
-  if redis.call('PTTL', key) > 0 then
+  if redis.call('PTTL', key) >= 0 then
     redis.call('SET', key, revision .. ' ' .. total, 'KEEPTTL')
   else
     redis.call('SET', key, revision .. ' ' .. total)
