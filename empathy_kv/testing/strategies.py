@@ -1,13 +1,14 @@
 """Strategies for Hypothesis: what a store takes, from a single key to a whole batch.
 
-Those of operations and batches take strategies for their parts, so that a test can keep to a few keys that repeat:
-`batches(operations=operations(keys=sampled_from("abc")))`.
+Those of operations and batches take `Parts`, so that a test can keep to a few keys that repeat:
+`batches(parts=Parts(keys=sampled_from("abc")))`.
 """
 
 from __future__ import annotations
 
 from typing import Any, Final
 
+from attrs import field, frozen
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
@@ -46,6 +47,7 @@ from empathy_kv.kv.operations import (
 from empathy_kv.testing.hostile import HOSTILE, storable
 
 __all__ = [
+    "Parts",
     "batches",
     "checks",
     "increments",
@@ -107,97 +109,77 @@ def ttls(minimum: float = 3600.0, maximum: float = MAX_TTL) -> SearchStrategy[fl
     return st.none() | st.floats(minimum, maximum)
 
 
-def reads(
-    *,
-    keys: SearchStrategy[str] = keys(),
-    fields: SearchStrategy[str] = keys(),
-    members: SearchStrategy[bytes] = members(),
-    scores: SearchStrategy[float] = scores(),
-) -> SearchStrategy[Operation]:
+@frozen(kw_only=True)
+class Parts:
+    """What operations are made of."""
+
+    fields: SearchStrategy[str] = field(factory=keys)  # Before `keys`, which below means the attribute.
+    keys: SearchStrategy[str] = field(factory=keys)
+    members: SearchStrategy[bytes] = field(factory=members)
+    values: SearchStrategy[bytes] = field(factory=values)
+    scores: SearchStrategy[float] = field(factory=scores)
+    increments: SearchStrategy[int] = field(factory=increments)
+    ttls: SearchStrategy[float | None] = field(factory=ttls)
+
+
+def reads(parts: Parts | None = None) -> SearchStrategy[Operation]:
     """Return operations that change nothing."""
+    of = parts or Parts()
     ranks = st.integers(-5, 5) | st.sampled_from([INTEGER_MIN, INTEGER_MAX])
-    bounds = scores | st.sampled_from([float("-inf"), float("inf")])
+    bounds = of.scores | st.sampled_from([float("-inf"), float("inf")])
     return st.one_of(
-        *(st.builds(kind, keys) for kind in (Get, Version, Exists, TTL, HGetAll, ZCard)),
-        st.builds(HGet, keys, fields),
-        st.builds(ZScore, keys, members),
-        st.builds(ZRange, keys, ranks, ranks),
-        st.builds(ZRangeByScore, keys, bounds, bounds, st.none() | st.integers(1, 3)),
+        *(st.builds(kind, of.keys) for kind in (Get, Version, Exists, TTL, HGetAll, ZCard)),
+        st.builds(HGet, of.keys, of.fields),
+        st.builds(ZScore, of.keys, of.members),
+        st.builds(ZRange, of.keys, ranks, ranks),
+        st.builds(ZRangeByScore, of.keys, bounds, bounds, st.none() | st.integers(1, 3)),
     )
 
 
-def writes(
-    *,
-    keys: SearchStrategy[str] = keys(),
-    fields: SearchStrategy[str] = keys(),
-    members: SearchStrategy[bytes] = members(),
-    values: SearchStrategy[bytes] = values(),
-    scores: SearchStrategy[float] = scores(),
-    increments: SearchStrategy[int] = increments(),
-    ttls: SearchStrategy[float | None] = ttls(),
-) -> SearchStrategy[Operation]:
+def writes(parts: Parts | None = None) -> SearchStrategy[Operation]:
     """Return operations that change something."""
+    of = parts or Parts()
     several: dict[str, Any] = {"min_size": 1, "max_size": 3}
     conditions: SearchStrategy[Any] = st.sampled_from([None, "NX", "GT", "LT"])
     return st.one_of(
-        st.builds(Set, keys, values, ttls),
-        st.builds(IncrBy, keys, increments),
-        st.builds(Delete, keys),
-        st.builds(Expire, keys, ttls),
-        st.builds(HSet, keys, st.dictionaries(fields, values, **several)),
-        st.builds(HDel, keys, st.lists(fields, **several)),
-        st.builds(HIncrBy, keys, st.dictionaries(fields, increments, **several)),
-        st.builds(ZAdd, keys, st.dictionaries(members, scores, **several), conditions),
-        st.builds(ZAppend, keys, st.lists(members, **several)),
-        st.builds(ZRem, keys, st.lists(members, **several)),
-        st.builds(ZTrim, keys, st.integers(0, 4) | st.just(INTEGER_MAX)),
+        st.builds(Set, of.keys, of.values, of.ttls),
+        st.builds(IncrBy, of.keys, of.increments),
+        st.builds(Delete, of.keys),
+        st.builds(Expire, of.keys, of.ttls),
+        st.builds(HSet, of.keys, st.dictionaries(of.fields, of.values, **several)),
+        st.builds(HDel, of.keys, st.lists(of.fields, **several)),
+        st.builds(HIncrBy, of.keys, st.dictionaries(of.fields, of.increments, **several)),
+        st.builds(ZAdd, of.keys, st.dictionaries(of.members, of.scores, **several), conditions),
+        st.builds(ZAppend, of.keys, st.lists(of.members, **several)),
+        st.builds(ZRem, of.keys, st.lists(of.members, **several)),
+        st.builds(ZTrim, of.keys, st.integers(0, 4) | st.just(INTEGER_MAX)),
     )
 
 
-def operations(
-    *,
-    keys: SearchStrategy[str] = keys(),
-    fields: SearchStrategy[str] = keys(),
-    members: SearchStrategy[bytes] = members(),
-    values: SearchStrategy[bytes] = values(),
-    scores: SearchStrategy[float] = scores(),
-    increments: SearchStrategy[int] = increments(),
-    ttls: SearchStrategy[float | None] = ttls(),
-) -> SearchStrategy[Operation]:
+def operations(parts: Parts | None = None) -> SearchStrategy[Operation]:
     """Return operations of every class, writes twice as often as reads."""
-    writing = writes(
-        keys=keys,
-        fields=fields,
-        members=members,
-        values=values,
-        scores=scores,
-        increments=increments,
-        ttls=ttls,
-    )
-    reading = reads(keys=keys, fields=fields, members=members, scores=scores)
-    return st.one_of(writing, writing, reading)
+    of = parts or Parts()
+    return st.one_of(writes(of), writes(of), reads(of))
 
 
-def checks(*, keys: SearchStrategy[str] = keys(), members: SearchStrategy[bytes] = members()) -> SearchStrategy[Check]:
+def checks(parts: Parts | None = None) -> SearchStrategy[Check]:
     """Return preconditions, most of them on presence and absence; a version is a small number."""
+    of = parts or Parts()
     return st.one_of(
-        st.builds(Check, keys, st.sampled_from([0, None])),
-        st.builds(Check, keys, st.integers(1, 20)),
-        st.builds(Check, keys, st.sampled_from([0, None]), members),
+        st.builds(Check, of.keys, st.sampled_from([0, None])),
+        st.builds(Check, of.keys, st.integers(1, 20)),
+        st.builds(Check, of.keys, st.sampled_from([0, None]), of.members),
     )
 
 
 def batches(
-    *,
-    names: SearchStrategy[Name] = names(),
-    operations: SearchStrategy[Operation] = operations(),
-    checks: SearchStrategy[Check] = checks(),
-    max_size: int = 6,
+    parts: Parts | None = None, *, namespaces: SearchStrategy[Name] | None = None, max_size: int = 6
 ) -> SearchStrategy[Batch]:
     """Return batches without a token, of at most `max_size` operations, one in a few with preconditions."""
+    of = parts or Parts()
     return st.builds(
         Batch,
-        names,
-        st.lists(operations, min_size=1, max_size=max_size),
-        st.just([]) | st.just([]) | st.lists(checks, max_size=2),
+        namespaces or names(),
+        st.lists(operations(of), min_size=1, max_size=max_size),
+        st.one_of(st.just([]), st.just([]), st.lists(checks(of), max_size=2)),
     )

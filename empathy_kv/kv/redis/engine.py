@@ -65,8 +65,9 @@ class RedisKV(KV):
         try:
             pool = redis.ConnectionPool.from_url(
                 url,
-                socket_timeout=seconds,
-                socket_connect_timeout=seconds,
+                # A reply that is swallowed must leave time for another try.
+                socket_timeout=seconds / 3,
+                socket_connect_timeout=seconds / 3,
                 retry=Retry(NoBackoff(), 0),
             )
             pool.connection_class(**pool.connection_kwargs)  # An option that it does not know is refused here.

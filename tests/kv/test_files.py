@@ -1,0 +1,233 @@
+"""What is true of the file engine alone: what stands on the disk, and what a crash leaves."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from empathy_kv.errors import DamagedError, LockTimeoutError, StorageError
+from empathy_kv.kv.files import FilesKV, directory
+from empathy_kv.kv.operations import Set, ZAppend
+
+
+def opened(path: Path, timeout: float = 5.0) -> FilesKV:
+    return FilesKV(path, durability="os", timeout=timeout)
+
+
+def test_reading_creates_nothing(tmp_path: Path) -> None:
+    place = tmp_path / "store"
+    with opened(place) as kv:
+        assert kv.namespace("a").get("k") is None
+        assert list(kv.namespace("a").keys()) == []
+    assert not place.exists()
+
+
+def test_documents_are_readable_json_after_close(tmp_path: Path) -> None:
+    with opened(tmp_path) as kv:
+        ns = kv.namespace("a")
+        ns.set("note", b'{"text": "hello",  "n": 1}')
+        ns.hincrby("totals", {"count": 3})
+        ns.zappend("log", b"first", b"\xff")
+    found = {path.name: json.loads(path.read_text()) for path in (tmp_path / "empathy" / "a").glob("*.json")}
+    assert found["note.json"]["value"] == {"json": {"text": "hello", "n": 1}}
+    assert found["totals.json"]["hash"] == {"count": 3}
+    assert found["log.json"]["zset"] == [[1.0, "first"], [2.0, {"base64": "/w=="}]]
+
+
+def test_a_value_comes_back_byte_for_byte_from_its_document(tmp_path: Path) -> None:
+    values = [
+        b'{"a" : 1 }',
+        b"[1,\n2]",
+        b"{",
+        b"12",
+        b"-0",
+        b"007",
+        b" 1",
+        b'"quoted"',
+        b"",
+        b"\x00\xff",
+        b"1e3",
+        b"{}x",
+    ]
+    with opened(tmp_path) as kv:
+        for i, value in enumerate(values):
+            kv.namespace("a").set(str(i), value)
+    with opened(tmp_path) as kv:
+        assert [kv.namespace("a").get(str(i)) for i in range(len(values))] == values
+
+
+def test_only_the_owner_may_look(tmp_path: Path) -> None:
+    with opened(tmp_path / "store") as kv:
+        kv.namespace("a").set("k", b"v")
+    for path in (tmp_path / "store").rglob("*"):
+        assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600), path
+
+
+def test_a_frame_that_was_cut_short_was_never_committed(tmp_path: Path) -> None:
+    kv = opened(tmp_path)
+    ns = kv.namespace("a")
+    ns.set("k", b"old")
+    journal = tmp_path / "empathy" / "a" / "journal"
+    whole = journal.read_bytes()
+    ns.set("k", b"new")
+    longer = journal.read_bytes()
+    for length in range(len(whole), len(longer)):
+        place = tmp_path / str(length) / "empathy" / "a"
+        place.mkdir(parents=True)
+        (place / "journal").write_bytes(longer[:length])
+        with opened(tmp_path / str(length)) as other:
+            assert other.namespace("a").get("k") == b"old"
+            other.namespace("a").set("k", b"newer")
+        with opened(tmp_path / str(length)) as other:
+            assert other.namespace("a").get("k") == b"newer"
+    kv.close()
+
+
+def test_a_flipped_byte_is_damage_and_never_data(tmp_path: Path) -> None:
+    with opened(tmp_path) as kv:
+        kv.namespace("a").set("k", b"value")
+        kv.namespace("a").set("other", b"value")
+    document = tmp_path / "empathy" / "a" / "k.json"
+    good = document.read_bytes()
+    for at in range(len(good)):
+        document.write_bytes(good[:at] + bytes([good[at] ^ 0x20]) + good[at + 1 :])
+        with opened(tmp_path) as kv:
+            with pytest.raises(DamagedError, match=r"k\.json") as caught:
+                kv.namespace("a").get("k")
+            assert caught.value.path == str(document)
+            assert kv.namespace("a").get("other") == b"value"
+
+
+def test_a_flipped_byte_in_the_journal_is_named(tmp_path: Path) -> None:
+    kv = opened(tmp_path)
+    kv.namespace("a").set("k", b"value")
+    journal = tmp_path / "empathy" / "a" / "journal"
+    data = bytearray(journal.read_bytes())
+    data[-3] ^= 1
+    journal.write_bytes(data)
+    with pytest.raises(DamagedError, match="journal"):
+        opened(tmp_path).namespace("a").get("k")
+
+
+def test_a_link_in_the_place_of_a_document_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "secret.json").write_text("{}")
+    with opened(tmp_path / "store") as kv:
+        kv.namespace("a").set("other", b"value")
+        (tmp_path / "store" / "empathy" / "a" / "k.json").symlink_to(tmp_path / "secret.json")
+        with pytest.raises(StorageError):
+            kv.namespace("a").get("k")
+
+
+def test_a_writer_waits_no_longer_than_its_timeout(tmp_path: Path) -> None:
+    holder = (
+        "import fcntl, sys, time\n"
+        f"file = open({str(tmp_path / 'empathy' / 'a' / 'lock')!r}, 'r+')\n"
+        "fcntl.flock(file, fcntl.LOCK_EX)\n"
+        "print('held', flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    with opened(tmp_path, timeout=0.2) as kv:
+        ns = kv.namespace("a")
+        ns.set("k", b"old")
+        with subprocess.Popen([sys.executable, "-c", holder], stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "held\n"
+            with pytest.raises(LockTimeoutError) as caught:
+                ns.set("k", b"new")
+            assert caught.value.timeout == 0.2
+            assert ns.get("k") == b"old"
+            process.kill()
+        ns.set("k", b"new")
+        assert ns.get("k") == b"new"
+
+
+def test_a_journal_that_has_grown_becomes_documents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(directory, "CHECKPOINT", 20_000)
+    with opened(tmp_path) as kv, opened(tmp_path) as reader:
+        ns, seen = kv.namespace("a"), reader.namespace("a")
+        for i in range(1000):
+            ns.execute(Set(f"k{i % 50}", b"%d" % i * 20), ZAppend("log", [b"%d" % i]))
+            if i % 37 == 0:
+                assert seen.get(f"k{i % 50}") == b"%d" % i * 20
+                assert seen.zcard("log") == i + 1
+        assert (tmp_path / "empathy" / "a" / "journal").stat().st_size < 25_000
+        assert sorted(seen.keys()) == sorted(ns.keys()) == sorted([*(f"k{i}" for i in range(50)), "log"])
+
+
+def test_a_reader_never_sees_half_a_batch_through_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(directory, "CHECKPOINT", 2_000)
+    stop = threading.Event()
+    torn: list[object] = []
+
+    def read() -> None:
+        with opened(tmp_path) as kv:
+            ns = kv.namespace("a")
+            while not stop.is_set():
+                with ns.batch() as batch:
+                    batch.get("x").get("y")
+                if batch.replies[0] != batch.replies[1]:
+                    torn.append(batch.replies)
+
+    readers = [threading.Thread(target=read) for _ in range(2)]
+    for reader in readers:
+        reader.start()
+    with opened(tmp_path) as kv:
+        for i in range(600):
+            with kv.namespace("a").batch() as batch:
+                batch.set("x", b"%d" % i).set("y", b"%d" % i)
+    stop.set()
+    for reader in readers:
+        reader.join()
+    assert torn == []
+
+
+def test_what_was_acknowledged_is_there_after_kill_9(tmp_path: Path) -> None:
+    code = (
+        "import sys\n"
+        "from empathy_kv.kv.files import FilesKV\n"
+        f"ns = FilesKV({str(tmp_path)!r}, durability='os').namespace('a')\n"
+        "for i in range(10**9):\n"
+        "    with ns.batch() as batch:\n"
+        "        batch.incr('x').incr('y')\n"
+        "    print(batch.replies[0], flush=True)\n"
+    )
+    for _ in range(5):
+        with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            lines = [process.stdout.readline() for _ in range(50)]
+            os.kill(process.pid, signal.SIGKILL)
+            lines += process.stdout.readlines()
+        acknowledged = int([line for line in lines if line.endswith("\n")][-1])
+        with opened(tmp_path) as kv:
+            x, y = kv.namespace("a").get("x"), kv.namespace("a").get("y")
+        assert x == y
+        assert int(x or b"0") in (acknowledged, acknowledged + 1)
+
+
+def test_a_full_disk_is_said_and_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with opened(tmp_path) as kv:
+        ns = kv.namespace("a")
+        ns.set("k", b"old")
+        write = os.write
+
+        def full(descriptor: int, data: bytes) -> int:
+            if len(data) > 10:
+                return write(descriptor, data[:10])
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(os, "write", full)
+        with pytest.raises(StorageError) as caught:
+            ns.set("k", b"a value that is longer than ten")
+        assert caught.value.errno == 28
+        assert ns.get("k") == b"old"
+        monkeypatch.undo()
+        ns.set("k", b"new")
+        assert ns.get("k") == b"new"

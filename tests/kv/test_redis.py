@@ -1,0 +1,210 @@
+"""What is true of the Redis engine alone: lost replies, flushed scripts, prefixes, clients of the caller's."""
+
+from __future__ import annotations
+
+import secrets
+import socket
+import threading
+from collections.abc import Iterator
+
+import pytest
+import redis
+from servers import RedisServer
+
+from empathy_kv.errors import NotApplied, OutcomeUnknown, StoragePermissionError, TokenError, UnavailableError
+from empathy_kv.kv.operations import Batch, IncrBy, Token
+from empathy_kv.kv.redis import RedisKV
+
+
+class Link:
+    """A link to a server that loses replies: the request arrives, and then the connection is cut."""
+
+    def __init__(self, port: int) -> None:
+        self.lose = 0
+        self._target = ("127.0.0.1", port)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+
+    def _serve(self, client: socket.socket) -> None:
+        with client, socket.create_connection(self._target) as server:
+            threading.Thread(target=self._requests, args=(client, server), daemon=True).start()
+            while data := server.recv(65536):
+                if self.lose > 0 and not data.startswith((b"+OK", b"-ERR unknown", b"%", b"*14")):
+                    self.lose -= 1
+                    # Not by leaving alone: the other thread, which still reads, would keep the connection open.
+                    client.shutdown(socket.SHUT_RDWR)
+                    return
+                client.sendall(data)
+
+    @staticmethod
+    def _requests(client: socket.socket, server: socket.socket) -> None:
+        try:
+            while data := client.recv(65536):
+                server.sendall(data)
+            server.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass
+
+    def close(self) -> None:
+        self._listener.close()
+
+
+@pytest.fixture
+def link(redis_server: RedisServer) -> Iterator[Link]:
+    link = Link(redis_server.port)
+    yield link
+    link.close()
+
+
+def opened(port: int, *, timeout: float = 5.0, prefix: str | None = None) -> RedisKV:
+    return RedisKV.from_url(
+        f"redis://127.0.0.1:{port}/0", prefix=prefix or f"test-{secrets.token_hex(4)}", timeout=timeout
+    )
+
+
+def test_an_increment_whose_reply_is_lost_counts_once(link: Link) -> None:
+    with opened(link.port) as kv:
+        ns = kv.namespace("a")
+        for i in range(1, 101):
+            link.lose = i % 4
+            assert ns.incr("counter") == i
+        assert ns.get("counter") == b"100"
+
+
+def test_redis_py_by_itself_would_count_lost_replies_twice(link: Link, redis_server: RedisServer) -> None:
+    """That the link above really loses replies after the server has done its part."""
+    key = f"bare-{secrets.token_hex(4)}"
+    with redis.Redis(port=link.port) as client:
+        client.ping()
+        link.lose = 1
+        client.incr(key)
+    with redis.Redis(port=redis_server.port) as client:
+        assert client.get(key) == b"2"
+
+
+def test_when_no_reply_comes_until_the_deadline_the_outcome_is_unknown_and_can_be_settled(
+    link: Link, redis_server: RedisServer
+) -> None:
+    prefix = f"test-{secrets.token_hex(4)}"
+    with opened(link.port, timeout=0.3, prefix=prefix) as kv:
+        ns = kv.namespace("a")
+        ns.incr("counter")
+        link.lose = 10**6
+        with pytest.raises(OutcomeUnknown) as caught:
+            ns.incr("counter")
+        token = caught.value.token
+        link.lose = 0
+        assert kv.settle(token) is True
+        assert kv.settle(str(token)) is True
+        assert kv.execute(Batch(("a",), (IncrBy("counter"),), (), token)) == [2]
+        assert ns.get("counter") == b"2"
+
+
+def test_a_batch_that_was_settled_as_not_applied_is_refused_when_it_arrives_late(redis_server: RedisServer) -> None:
+    with opened(redis_server.port) as kv:
+        ns = kv.namespace("a")
+        ns.incr("counter")
+        token = kv._tokens.take(("a",))
+        assert kv.settle(token) is False
+        with pytest.raises(TokenError):
+            kv.execute(Batch(("a",), (IncrBy("counter"),), (), token))
+        assert ns.get("counter") == b"1"
+
+
+def test_a_write_without_a_token_is_not_repeated(link: Link) -> None:
+    with opened(link.port) as kv:
+        kv.namespace("a").incr("counter")
+        link.lose = 1
+        with pytest.raises(OutcomeUnknown) as caught:
+            kv.execute(Batch(("a",), (IncrBy("counter"),)))
+        assert caught.value.token is None
+        assert kv.namespace("a").get("counter") == b"2"
+
+
+def test_a_server_that_is_not_there_is_unavailable_and_nothing_was_written() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as unused:
+        port = unused.getsockname()[1]
+    with opened(port, timeout=0.1) as kv:
+        with pytest.raises(UnavailableError):
+            kv.namespace("a").get("k")
+        with pytest.raises(UnavailableError) as caught:
+            kv.namespace("a").set("k", b"v")
+        assert isinstance(caught.value, NotApplied)
+        assert isinstance(caught.value, ConnectionError)
+
+
+def test_writes_go_on_when_the_server_forgets_its_scripts(redis_server: RedisServer) -> None:
+    with opened(redis_server.port) as kv, redis.Redis(port=redis_server.port) as client:
+        ns = kv.namespace("a")
+        for i in range(1, 4):
+            client.script_flush()
+            assert ns.incr("counter") == i
+
+
+def test_two_prefixes_on_one_server_never_see_each_other(redis_server: RedisServer) -> None:
+    mark = secrets.token_hex(4)
+    with opened(redis_server.port, prefix=mark) as one, opened(redis_server.port, prefix=f"{mark}:a") as other:
+        one.namespace("a", "b").set("k", b"one")
+        other.namespace("b").set("k", b"other")
+        assert one.namespace("a", "b").get("k") == b"one"
+        assert other.namespace("b").get("k") == b"other"
+        assert list(one.namespace("b").keys()) == []
+
+
+@pytest.mark.parametrize("protocol", [2, 3])
+@pytest.mark.parametrize("decode", [False, True])
+def test_a_client_of_the_callers_serves_as_it_is_and_stays_open(
+    redis_server: RedisServer, protocol: int, decode: bool
+) -> None:
+    with redis.Redis(port=redis_server.port, protocol=protocol, decode_responses=decode) as client:
+        kv = RedisKV.from_client(client, prefix=f"test-{secrets.token_hex(4)}")
+        ns = kv.namespace("a")
+        ns.set("k", b"\xff\x00")
+        ns.hset("h", {"f": b"\xff"})
+        ns.zadd("z", {b"\xff": 0.1, b"\xfe": -0.5})
+        ns.hincrby("h", {"n": 2**60})
+        assert ns.get("k") == b"\xff\x00"
+        assert ns.hgetall("h") == {"f": b"\xff", "n": b"%d" % 2**60}
+        assert ns.zrange("z") == [(b"\xfe", -0.5), (b"\xff", 0.1)]
+        assert sorted(ns.keys()) == ["h", "k", "z"]
+        kv.close()
+        assert client.ping()
+
+
+def test_the_memory_for_exactly_once_does_not_grow_with_writes(redis_server: RedisServer) -> None:
+    prefix = f"test-{secrets.token_hex(4)}"
+    with opened(redis_server.port, prefix=prefix) as kv, redis.Redis(port=redis_server.port) as client:
+        ns = kv.namespace("a")
+        ns.incr("counter")
+        keys = sorted(client.keys(f"*{prefix}*"))
+        size = sum(client.memory_usage(key) or 0 for key in keys)
+        for _ in range(500):
+            ns.incr("counter")
+        assert sorted(client.keys(f"*{prefix}*")) == keys
+        assert sum(client.memory_usage(key) or 0 for key in keys) <= size + 64
+
+
+def test_a_wrong_password_is_a_permission_error_that_does_not_show_it(redis_server: RedisServer) -> None:
+    url = f"redis://nobody:hunter2@127.0.0.1:{redis_server.port}/0"
+    with RedisKV.from_url(url) as kv:
+        assert "hunter2" not in repr(kv)
+        with pytest.raises(StoragePermissionError) as caught:
+            kv.namespace("a").get("k")
+    error: BaseException | None = caught.value
+    while error is not None:
+        assert "hunter2" not in f"{error!r} {error}"
+        error = error.__cause__ or error.__context__
+
+
+def test_a_token_is_read_back_from_its_text() -> None:
+    token = Token(("a/~b", "c"), "0123456789abcdef", 3, 17, 1_700_000_000_000)
+    assert Token.parse(str(token)) == token
