@@ -236,7 +236,7 @@ def _modernise(document: dict[str, Any]) -> dict[str, Any]:
     if "current_level" not in renamed:
         target = renamed.get("target_level", CollaborationState().target_level)
         trust = renamed.get("trust_level")
-        if type(target) is int and type(trust) in (int, float):
+        if type(target) is int and type(trust) in (int, float) and 0 <= trust <= 1:  # type: ignore[operator]
             renamed["current_level"] = level_of(trust, target)  # type: ignore[arg-type]
     return renamed
 
@@ -321,10 +321,10 @@ class Codec(Generic[T]):
                 raise CodecError(f"missing @ {path}.{name}", path=f"{path}.{name}")
         try:
             record = self._read[False](document, self._kind)
-            if unknown:
-                record.extra = json_value(unknown)  # type: ignore[attr-defined]
         except Exception as error:  # noqa: BLE001 - a hook may raise anything; it becomes a CodecError
             self._locate(document, path, error)
+        if unknown:
+            record.extra = json_value(unknown, path)  # type: ignore[attr-defined]
         return record
 
     def encode(self, record: T) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ def write(path: Path, data: bytes) -> None:
         target = path.resolve() if path.is_symlink() else path
         if target.is_dir():
             raise ArgumentError(f"filepath must be a file; {path} is a directory", argument="filepath")
-        replace(target, data)
+        replace(target, data, secrets.token_hex(4))
         sync_directory(target.parent)
 
 

@@ -1,48 +1,26 @@
-"""Metrics: who used which level, how well, how fast (`MetricRules`), sans-I/O, and where they are kept.
+"""Metrics: who used which level, how well, how fast: the figures (`Totals`) and the rules (`MetricRules`), sans-I/O.
 
 All figures come from counters that add up: a user's are increments, and global is the sum over users, always. Response
 times are summed as integer microseconds and counted in the buckets of a fixed log-linear histogram, so averages and
-percentiles are free of order, and merge. On a store the users are spread over shards (`KVMetrics`), each a namespace
-`metrics`, `<number>`::
-
-    user:<id>      hash of the counters of `Totals`           total   the same, of all users of the shard
-    first, last    sorted sets of the users, by the microsecond of their first and last interaction
-    recent:<id>    sorted set of a user's newest interactions, by microsecond, as JSON
-    ids:<id>       sorted set of the newest ids that the caller gave
+percentiles are free of order, and merge. Where they are kept is a form of `Metrics`: in the namespaces of a store
+(`shared_metrics`) or in tables (`sql.metrics`).
 """
 
 from __future__ import annotations
 
 import functools
-import itertools
 import math
 import os
-import secrets
-import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, Protocol, TypedDict, TypeVar
 
-import msgspec
 from attrs import Factory, define
 
-from empathy_kv.errors import ArgumentError, ArgumentTypeError, CheckError, IdempotencyError
+from empathy_kv.errors import ArgumentError, ArgumentTypeError
 from empathy_kv.kv.interface import KV, Steps, method, run
 from empathy_kv.kv.operations import (
-    Batch,
-    Check,
-    Get,
-    HGetAll,
-    HIncrBy,
-    Name,
-    Operation,
-    Set,
-    ZAdd,
-    ZCard,
-    ZRange,
-    ZScore,
-    ZTrim,
     boolean,
     integer,
     number,
@@ -56,6 +34,8 @@ HISTORY: Final = 10_000
 """How many interactions of a user a store keeps one by one."""
 MAX_RESPONSE_TIME: Final = 1e12
 """Milliseconds: 31 years."""
+YEARS: Final = range(1900, 2200)
+"""When an interaction may have been: their microseconds are exact as scores, which are floats."""
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _SUBBUCKETS: Final = 32
 
@@ -214,163 +194,16 @@ class Metrics(Protocol):
         """Return the interactions of a user that are kept one by one, oldest first."""
 
 
-class KVMetrics:
-    """Metrics in the namespaces of a store."""
-
-    def __init__(self, shards: int, history_limit: int = HISTORY) -> None:
-        self._default = shards
-        self._shards: int | None = None
-        self._limit = history_limit
-        self._writer = secrets.token_hex(4)
-        self._count = itertools.count()
-
-    def _layout(self) -> Steps[int]:
-        """Return over how many shards this store spreads its users: whoever came first has recorded it."""
-        if self._shards is None:
-            place = ("store",)
-            key = "metrics_shards"
-            (kept,) = yield Batch(place, (Get(key),))
-            if kept is None:
-                try:
-                    yield Batch(place, (Set(key, b"%d" % self._default),), (Check(key, 0),))
-                except CheckError:
-                    (kept,) = yield Batch(place, (Get(key),))
-            self._shards = self._default if kept is None else int(kept)
-        return self._shards
-
-    def _shard(self, user_id: str) -> Steps[Name]:
-        shards = yield from self._layout()
-        return _shard(zlib.crc32(user_id.encode()) % shards)
-
-    def _all(self) -> Steps[list[Name]]:
-        shards = yield from self._layout()
-        return [_shard(number) for number in range(shards)]
-
-    def record(self, interaction: Interaction) -> Steps[bool]:
-        user, at = interaction.user_id, microseconds(interaction.at)
-        took = round(interaction.response_time_ms * 1000)
-        increments = {
-            "count": 1,
-            "success": int(interaction.success),
-            "time": took,
-            f"level:{interaction.level}": 1,
-            f"day:{interaction.at.date().isoformat()}": 1,
-            f"ms:{bucket(took)}": 1,
-        }
-        member = user.encode()
-        operations: list[Operation] = [
-            HIncrBy(f"user:{user}", increments),
-            HIncrBy("total", increments),
-            ZAdd("first", {member: at}, "LT"),
-            ZAdd("last", {member: at}, "GT"),
-            ZAdd(f"recent:{user}", {self._entry(interaction): at}),
-            ZTrim(f"recent:{user}", self._limit),
-        ]
-        shard = yield from self._shard(user)
-        if interaction.id is None:
-            yield Batch(shard, operations)
-            return True
-        ids, name = f"ids:{user}", interaction.id.encode()
-        operations += [ZAdd(ids, {name: at}), ZTrim(ids, self._limit)]
-        try:
-            yield Batch(shard, operations, (Check(ids, 0, name),))
-        except CheckError:
-            yield from self._compare(interaction)
-            return False
-        return True
-
-    def _entry(self, interaction: Interaction) -> bytes:
-        """Return what is kept of an interaction, unlike any other: two equal ones are two."""
-        return msgspec.json.encode(
-            {
-                "level": interaction.level,
-                "success": interaction.success,
-                "response_time_ms": interaction.response_time_ms,
-                "id": interaction.id,
-                "n": f"{self._writer}-{next(self._count)}",
-            }
-        )
-
-    def _compare(self, interaction: Interaction) -> Steps[None]:
-        """Raise if the id was used for another interaction, as far as that is still kept."""
-        kept = yield from self.history(interaction.user_id)
-        for other in kept:
-            if other.id == interaction.id and (other.level, other.success, other.response_time_ms) != (
-                interaction.level,
-                interaction.success,
-                interaction.response_time_ms,
-            ):
-                raise IdempotencyError(
-                    f"the interaction_id {interaction.id!r} was used for another interaction", id=interaction.id
-                )
-
-    def user(self, user_id: str) -> Steps[Totals]:
-        shard = yield from self._shard(user_id)
-        member = user_id.encode()
-        counters, first, last, newest = yield Batch(
-            shard,
-            (
-                HGetAll(f"user:{user_id}"),
-                ZScore("first", member),
-                ZScore("last", member),
-                ZRange(f"recent:{user_id}", -1, -1),
-            ),
-        )
-        totals = _totals(counters, first, last)
-        if newest:
-            totals.level = msgspec.json.decode(newest[0][0])["level"]
-        return totals
-
-    def everyone(self) -> Steps[tuple[int, Totals]]:
-        users, totals = 0, Totals()
-        for shard in (yield from self._all()):
-            counters, count, first, last = yield Batch(
-                shard, (HGetAll("total"), ZCard("last"), ZRange("first", 0, 0), ZRange("last", -1, -1))
-            )
-            users += count
-            totals.merge(_totals(counters, first[0][1] if first else None, last[0][1] if last else None))
-        return users, totals
-
-    def users(self) -> Steps[list[str]]:
-        users: list[str] = []
-        for shard in (yield from self._all()):
-            (members,) = yield Batch(shard, (ZRange("last"),))
-            users += [member.decode() for member, _ in members]
-        return users
-
-    def history(self, user_id: str) -> Steps[list[Interaction]]:
-        shard = yield from self._shard(user_id)
-        (entries,) = yield Batch(shard, (ZRange(f"recent:{user_id}"),))
-        return [_interaction(user_id, entry, at) for entry, at in entries]
-
-
-def _shard(number: int) -> Name:
-    return "metrics", f"{number:02d}"
-
-
-def _totals(counters: Mapping[str, bytes], first: float | None, last: float | None) -> Totals:
-    totals = Totals(first=None if first is None else moment(first), last=None if last is None else moment(last))
-    for name, value in counters.items():
-        kind, _, key = name.partition(":")
-        match kind:
-            case "count":
-                totals.operations = int(value)
-            case "success":
-                totals.successes = int(value)
-            case "time":
-                totals.microseconds = int(value)
-            case "level":
-                totals.levels[int(key)] = int(value)
-            case "day":
-                totals.days[key] = int(value)
-            case "ms":
-                totals.histogram[int(key)] = int(value)
-    return totals
-
-
-def _interaction(user_id: str, entry: bytes, at: float) -> Interaction:
-    kept = msgspec.json.decode(entry)
-    return Interaction(user_id, kept["level"], kept["success"], kept["response_time_ms"], moment(at), kept["id"])
+def _moment(at: datetime) -> datetime:
+    if not isinstance(at, datetime):
+        raise ArgumentTypeError(f"at must be a datetime, not {type(at).__name__}", argument="at")
+    try:
+        at = utc(at)
+    except OverflowError:
+        at = datetime.max.replace(tzinfo=UTC)
+    if at.year not in YEARS:
+        raise ArgumentError(f"at must be of the years {YEARS[0]} to {YEARS[-1]} in UTC, not {at.year}", argument="at")
+    return at
 
 
 class MetricRules:
@@ -395,22 +228,20 @@ class MetricRules:
         recording it again does nothing and returns False; `IdempotencyError` if it is another interaction. As many ids
         of a user are remembered as interactions.
         """
-        text(user_id, "user_id", MAX_ID)
-        integer(level, "level", LEVELS[0], LEVELS[-1])
-        boolean(success, "success")
-        took = number(response_time_ms, "response_time_ms", 0.0, MAX_RESPONSE_TIME)
-        if at is not None and not isinstance(at, datetime):
-            raise ArgumentTypeError(f"at must be a datetime, not {type(at).__name__}", argument="at")
-        if interaction_id is not None:
-            text(interaction_id, "interaction_id", MAX_ID)
-        counted = yield from self._metrics.record(
-            Interaction(user_id, level, success, took, now() if at is None else at, interaction_id)
+        interaction = Interaction(
+            text(user_id, "user_id", MAX_ID),
+            integer(level, "level", LEVELS[0], LEVELS[-1]),
+            boolean(success, "success"),
+            number(response_time_ms, "response_time_ms", 0.0, MAX_RESPONSE_TIME),
+            now() if at is None else _moment(at),
+            None if interaction_id is None else text(interaction_id, "interaction_id", MAX_ID),
         )
+        counted = yield from self._metrics.record(interaction)
         return counted
 
     def get_user_stats(self, user_id: str) -> Steps[UserStats]:
         """Return a user's figures; of an unknown user, zeros and None, `current_level` 1."""
-        text(user_id, "user_id", MAX_ID)
+        user_id = text(user_id, "user_id", MAX_ID)
         totals = yield from self._metrics.user(user_id)
         return {
             "total_operations": totals.operations,
@@ -430,7 +261,7 @@ class MetricRules:
 
     def get_history(self, user_id: str) -> Steps[list[Interaction]]:
         """Return the interactions of a user that are kept one by one, oldest first; of an unknown user, none."""
-        text(user_id, "user_id", MAX_ID)
+        user_id = text(user_id, "user_id", MAX_ID)
         history = yield from self._metrics.history(user_id)
         return history
 
@@ -456,7 +287,10 @@ class MetricsCollector:
         if (db_path is None) == (kv is None):
             raise ArgumentError("give either db_path or kv", argument="db_path")
         integer(history_limit, "history_limit", 1)
+        self._run: Callable[[Steps[Any]], Any]
         if kv is not None:
+            from empathy_kv.shared_metrics import KVMetrics
+
             self._rules = MetricRules(KVMetrics(kv.shards, history_limit))
             self._run = functools.partial(run, kv)
         else:

@@ -1,16 +1,7 @@
-"""The library of patterns: its rules (`PatternRules`), sans-I/O, and where the patterns are.
+"""The library of patterns: its rules (`PatternRules`), sans-I/O.
 
-Questions are answered from an `Index` in memory. `PatternLibrary()` has nothing else (`LocalPatterns`). On a shared
-store (`SharedPatterns`) each worker has an index of its own, which follows the store's change feed: before it answers,
-it asks in one round trip for the ids that changed since. Writes go to the store, counters as increments.
-
-The namespace `patterns` holds, beside a hash a pattern::
-
-    p:<id>    doc: the pattern as it was contributed, in JSON   agent: who contributed it
-              success, failure: what was recorded since         last_used: when, the last time
-              link:<id>: one for each linked pattern
-    order     sorted set of the ids, in the order of contribution
-    changes   sorted set of the ids, each by the number of its last change: the feed, of which the end is kept
+Questions are answered from an `Index` in memory. Where the patterns are is a form of `Patterns`: `PatternLibrary()` has
+nothing but the index (`LocalPatterns`); on a store that workers share, the index follows the store (`shared_patterns`).
 """
 
 from __future__ import annotations
@@ -24,40 +15,15 @@ from empathy_kv.codec import codec, json_value
 from empathy_kv.errors import (
     ArgumentError,
     ArgumentTypeError,
-    CheckError,
     CodecError,
     PatternExistsError,
     PatternNotFoundError,
 )
 from empathy_kv.kv.interface import KV, Steps, method, run
-from empathy_kv.kv.operations import (
-    Batch,
-    Check,
-    Delete,
-    HGetAll,
-    HIncrBy,
-    HSet,
-    Operation,
-    ZAppend,
-    ZCard,
-    ZRange,
-    ZRangeByScore,
-    ZRem,
-    ZScore,
-    ZTrim,
-    boolean,
-    integer,
-    number,
-    text,
-)
+from empathy_kv.kv.operations import boolean, integer, number, octets, text
 from empathy_kv.matching import SORTS, Held, Index
-from empathy_kv.records import MAX_ID, PROVEN, Pattern, PatternMatch, now
+from empathy_kv.records import MAX_ID, Pattern, PatternMatch, now
 
-_NAMESPACE: Final = ("patterns",)
-_FEED: Final = 100_000
-"""How many changed ids the feed keeps; a worker that slept through more loads the library afresh."""
-_PAGE: Final = 500
-"""Patterns read or written by one batch."""
 _CODEC: Final = codec(Pattern)
 
 Contribution = tuple[str, Pattern]
@@ -86,11 +52,13 @@ class Patterns(Protocol):
         """Link patterns both ways; `PatternNotFoundError` if one is not there."""
 
 
-def _missing(pattern_id: str) -> PatternNotFoundError:
+def missing(pattern_id: str) -> PatternNotFoundError:
+    """Return the error of an id that no pattern has."""
     return PatternNotFoundError(f"no pattern has the id {pattern_id!r}", pattern_id=pattern_id)
 
 
-def _exists(pattern_id: str) -> PatternExistsError:
+def taken(pattern_id: str) -> PatternExistsError:
+    """Return the error of an id that a pattern has."""
     return PatternExistsError(
         f"a pattern with the id {pattern_id!r} is in the library; remove it first, or use another id",
         pattern_id=pattern_id,
@@ -108,12 +76,12 @@ class LocalPatterns:
 
     def add(self, contributions: Sequence[Contribution]) -> Steps[None]:
         yield from ()
-        # Through the stored form: the library has a copy of its own, and holds nothing that cannot be saved.
-        copies = [(agent, _CODEC.structure(_CODEC.unstructure(pattern))) for agent, pattern in contributions]
+        # Through the stored form: the library has a copy of its own, and holds nothing that cannot be stored.
+        copies = [(agent, _CODEC.decode(octets(_CODEC.encode(pattern), "pattern"))) for agent, pattern in contributions]
         with self.index.lock:
             for _, pattern in copies:
                 if pattern.id in self.index:
-                    raise _exists(pattern.id)
+                    raise taken(pattern.id)
             for agent, pattern in copies:
                 self.index.put(Held(pattern, agent, self.index.last + 1))
 
@@ -127,7 +95,7 @@ class LocalPatterns:
         with self.index.lock:
             held = self.index.get(pattern_id)
             if held is None:
-                raise _missing(pattern_id)
+                raise missing(pattern_id)
             held.pattern.record_usage(success, at)
 
     def link(self, pairs: Sequence[tuple[str, str]]) -> Steps[None]:
@@ -135,155 +103,10 @@ class LocalPatterns:
         with self.index.lock:
             for pattern_id in (end for pair in pairs for end in pair):
                 if pattern_id not in self.index:
-                    raise _missing(pattern_id)
+                    raise missing(pattern_id)
             for one, other in pairs:
                 self.index.get(one).links.add(other)  # type: ignore[union-attr]
                 self.index.get(other).links.add(one)  # type: ignore[union-attr]
-
-
-class SharedPatterns:
-    """The patterns in a namespace of a store."""
-
-    def __init__(self) -> None:
-        self.index = Index()
-
-    def pull(self) -> Steps[None]:
-        while True:
-            since = self.index.version
-            if since is None:
-                yield from self._load(since)
-                continue
-            first, last, changed, count = yield Batch(
-                _NAMESPACE,
-                (
-                    ZRange("changes", 0, 0),
-                    ZRange("changes", -1, -1),
-                    ZRangeByScore("changes", since + 1, limit=_PAGE),
-                    ZCard("changes"),
-                ),
-            )
-            newest = last[0][1] if last else 0.0
-            cut_off = count >= _FEED and first[0][1] > since + 1
-            if newest < since or cut_off:
-                yield from self._load(since)
-                continue
-            if not changed:
-                return
-            ids = [member.decode() for member, _ in changed]
-            holds = yield from self._fetch(ids)
-            self._apply(since, changed[-1][1], dict(zip(ids, holds, strict=True)))
-            if changed[-1][1] >= newest:
-                return
-
-    def _load(self, since: float | None) -> Steps[None]:
-        """Read the whole library, page by page, in the place of what is known; what changes meanwhile is fed later."""
-        last, order = yield Batch(_NAMESPACE, (ZRange("changes", -1, -1), ZRange("order")))
-        loaded: dict[str, Held | None] = {}
-        for start in range(0, len(order), _PAGE):
-            ids = [member.decode() for member, _ in order[start : start + _PAGE]]
-            loaded.update(zip(ids, (yield from self._fetch(ids)), strict=True))
-        with self.index.lock:
-            gone = {held.pattern.id: None for held in self.index if held.pattern.id not in loaded}
-        self._apply(since, last[0][1] if last else 0.0, {**gone, **loaded})
-
-    def _fetch(self, ids: Sequence[str]) -> Steps[list[Held | None]]:
-        operations: list[Operation] = []
-        for pattern_id in ids:
-            operations += [HGetAll(f"p:{pattern_id}"), ZScore("order", pattern_id.encode())]
-        replies = yield Batch(_NAMESPACE, operations)
-        return [_held(replies[i], replies[i + 1]) for i in range(0, len(replies), 2)]
-
-    def _apply(self, since: float | None, version: float, holds: Mapping[str, Held | None]) -> None:
-        with self.index.lock:
-            if self.index.version != since:
-                return  # Another thread was faster, and what it read is newer.
-            for pattern_id, held in holds.items():
-                if held is None:
-                    self.index.remove(pattern_id)
-                else:
-                    self.index.put(held)
-            self.index.version = version
-
-    def add(self, contributions: Sequence[Contribution]) -> Steps[None]:
-        documents = [(agent, pattern.id, _CODEC.encode(pattern)) for agent, pattern in contributions]
-        for start in range(0, len(documents), _PAGE):
-            page = documents[start : start + _PAGE]
-            ids = [pattern_id.encode() for _, pattern_id, _ in page]
-            try:
-                yield Batch(
-                    _NAMESPACE,
-                    (
-                        *(HSet(f"p:{p}", {"doc": document, "agent": agent.encode()}) for agent, p, document in page),
-                        ZAppend("order", ids),
-                        *_changed(*ids),
-                    ),
-                    tuple(Check(f"p:{pattern_id}", 0) for _, pattern_id, _ in page),
-                )
-            except CheckError as error:
-                raise _exists(error.key.removeprefix("p:")) from error
-
-    def remove(self, ids: Sequence[str]) -> Steps[list[bool]]:
-        removed: list[bool] = []
-        for start in range(0, len(ids), _PAGE):
-            page = ids[start : start + _PAGE]
-            members = [pattern_id.encode() for pattern_id in page]
-            replies = yield Batch(
-                _NAMESPACE, (*(Delete(f"p:{i}") for i in page), ZRem("order", members), *_changed(*members))
-            )
-            removed += replies[: len(page)]
-        return removed
-
-    def bump(self, pattern_id: str, success: bool, at: datetime) -> Steps[None]:
-        key = f"p:{pattern_id}"
-        try:
-            yield Batch(
-                _NAMESPACE,
-                (
-                    HIncrBy(key, {"success" if success else "failure": 1}),
-                    HSet(key, {"last_used": at.isoformat().encode()}),
-                    *_changed(pattern_id.encode()),
-                ),
-                (Check(key),),
-            )
-        except CheckError as error:
-            raise _missing(pattern_id) from error
-
-    def link(self, pairs: Sequence[tuple[str, str]]) -> Steps[None]:
-        for start in range(0, len(pairs), _PAGE):
-            page = pairs[start : start + _PAGE]
-            ends = [(a, b) for one, other in page for a, b in ((one, other), (other, one))]
-            try:
-                yield Batch(
-                    _NAMESPACE,
-                    (
-                        *(HSet(f"p:{a}", {f"link:{b}": b"1"}) for a, b in ends),
-                        *_changed(*(a.encode() for a, _ in ends)),
-                    ),
-                    tuple(Check(f"p:{a}") for a, _ in ends),
-                )
-            except CheckError as error:
-                raise _missing(error.key.removeprefix("p:")) from error
-
-
-def _changed(*ids: bytes) -> tuple[Operation, ...]:
-    return ZAppend("changes", ids), ZTrim("changes", _FEED)
-
-
-def _held(fields: Mapping[str, bytes], order: float | None) -> Held | None:
-    """Return a pattern of the store with what was recorded since it was contributed."""
-    if "doc" not in fields or order is None:
-        return None
-    pattern = _CODEC.decode(fields["doc"])
-    succeeded, failed = int(fields.get("success", b"0")), int(fields.get("failure", b"0"))
-    if succeeded or failed:
-        pattern.success_count += succeeded
-        pattern.failure_count += failed
-        pattern.usage_count += succeeded + failed
-        pattern.last_used = datetime.fromisoformat(fields["last_used"].decode())
-        if pattern.usage_count >= PROVEN:
-            pattern.confidence = pattern.success_rate
-    links = {name.removeprefix("link:") for name in fields if name.startswith("link:")}
-    return Held(pattern, fields["agent"].decode(), order, links)
 
 
 class PatternRules:
@@ -319,7 +142,7 @@ class PatternRules:
             text(pattern.id, "pattern.id", MAX_ID)
             text(pattern.agent_id, "pattern.agent_id", MAX_ID)
             if pattern.id in seen or (len(contributions) > 1 and pattern.id in self._index):
-                raise _exists(pattern.id)
+                raise taken(pattern.id)
             seen.add(pattern.id)
         yield from self._patterns.add(contributions)
         if links:
@@ -478,7 +301,7 @@ class PatternView(Mapping[str, Pattern]):
         with self._index.lock:
             held = self._index.get(pattern_id)
             if held is None:
-                raise _missing(pattern_id)
+                raise missing(pattern_id)
             return held.pattern.copy()
 
     def __repr__(self) -> str:

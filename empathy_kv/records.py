@@ -38,8 +38,11 @@ def utc(value: datetime) -> datetime:
 
 
 def _utc(value: Any) -> Any:
-    # What is no datetime is refused when the record is stored, with the place where it stands.
-    return utc(value) if isinstance(value, datetime) else value
+    # What is no datetime, or has none in UTC, is refused when the record is stored, with the place where it stands.
+    try:
+        return utc(value) if isinstance(value, datetime) else value
+    except OverflowError:
+        return value
 
 
 @define
@@ -68,8 +71,8 @@ class Pattern:
 
     @property
     def success_rate(self) -> float:
-        """The share of uses that succeeded, 0.0 if it was never used."""
-        return self.success_count / self.usage_count if self.usage_count else 0.0
+        """The share of uses that succeeded, 0.0 if it was never used. Never above 1, whatever was counted elsewhere."""
+        return min(1.0, self.success_count / self.usage_count) if self.usage_count else 0.0
 
     def record_usage(self, success: bool, at: datetime | None = None) -> None:
         """Count one use. In a library, `PatternLibrary.record_pattern_outcome` is what counts."""

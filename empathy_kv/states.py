@@ -31,7 +31,7 @@ class StateRules:
         It is stored under `user_id`, and says so, whatever `state.user_id` is. With `expected_version` only if the
         stored one has that version (0: if there is none), else `CheckError` and nothing is changed.
         """
-        text(user_id, "user_id", MAX_ID)
+        user_id = text(user_id, "user_id", MAX_ID)
         if not isinstance(state, CollaborationState):
             raise ArgumentTypeError(f"state must be a CollaborationState, not {type(state).__name__}", argument="state")
         if expected_version is not None:
@@ -44,13 +44,13 @@ class StateRules:
 
     def load_state(self, user_id: str) -> Steps[CollaborationState]:
         """Return a user's state. `StateNotFoundError` (a FileNotFoundError and a KeyError) if none was saved."""
-        text(user_id, "user_id", MAX_ID)
+        user_id = text(user_id, "user_id", MAX_ID)
         replies = yield Batch(NAMESPACE, (Get(user_id),))
         return _read(user_id, replies[0])
 
     def load_versioned(self, user_id: str) -> Steps[tuple[CollaborationState, int]]:
         """Return a user's state and its version, for `save_state(..., expected_version=)`."""
-        text(user_id, "user_id", MAX_ID)
+        user_id = text(user_id, "user_id", MAX_ID)
         document, version = yield Batch(NAMESPACE, (Get(user_id), Version(user_id)))
         return _read(user_id, document), version
 
@@ -61,7 +61,7 @@ class StateRules:
 
     def delete_state(self, user_id: str) -> Steps[bool]:
         """Delete a user's state and return whether there was one; deleting twice is no error."""
-        text(user_id, "user_id", MAX_ID)
+        user_id = text(user_id, "user_id", MAX_ID)
         replies = yield Batch(NAMESPACE, (Delete(user_id),))
         deleted: bool = replies[0]
         return deleted

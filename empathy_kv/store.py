@@ -14,7 +14,8 @@ from empathy_kv.collection import Collection
 from empathy_kv.errors import ArgumentError, ArgumentTypeError
 from empathy_kv.kv.interface import KV
 from empathy_kv.metrics import HISTORY, MetricsCollector
-from empathy_kv.pattern_library import PatternLibrary, SharedPatterns
+from empathy_kv.pattern_library import PatternLibrary
+from empathy_kv.shared_patterns import SharedPatterns
 from empathy_kv.states import StateManager
 
 if TYPE_CHECKING:

@@ -67,7 +67,7 @@ def text(value: object, argument: str, limit: int = MAX_KEY) -> str:
         raise LimitError(
             f"{argument} must be at most {limit} bytes of UTF-8, not {size}", argument=argument, limit=limit
         )
-    return value
+    return value if type(value) is str else str.__str__(value)  # A member of an enumeration is its text.
 
 
 def octets(value: object, argument: str) -> bytes:
@@ -91,7 +91,7 @@ def integer(value: object, argument: str, minimum: int = INTEGER_MIN, maximum: i
         raise ArgumentTypeError(f"{argument} must be an int, not {type(value).__name__}", argument=argument)
     if not minimum <= value <= maximum:
         raise ArgumentError(f"{argument} must be from {minimum} to {maximum}, not {value}", argument=argument)
-    return value
+    return value if type(value) is int else int(value)
 
 
 def number(

@@ -163,6 +163,10 @@ class Directory:
         self._offset = 0
         self._seen = 0
 
+    def __del__(self) -> None:
+        if self._descriptor is not None:  # It was not closed: its journal has everything.
+            os.close(self._descriptor)
+
     # Reading
 
     def read(self, batch: Batch) -> list[Reply]:
@@ -380,9 +384,12 @@ def make(path: Path, *, durable: bool) -> None:
                 sync_directory(directory.parent)
 
 
-def replace(path: Path, data: bytes) -> None:
-    """Write a whole file in the place of another, which stays as it is until then. The caller holds the lock."""
-    draft = path.with_name(f".{path.name}.new")
+def replace(path: Path, data: bytes, mark: str = "new") -> None:
+    """Write a whole file in the place of another, which stays as it is until then.
+
+    Until then it is a file beside it. Where no lock keeps others from doing the same, `mark` tells theirs from ours.
+    """
+    draft = path.with_name(f".{path.name}.{mark}")
     with contextlib.suppress(FileNotFoundError):
         draft.unlink()
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NOFOLLOW, 0o600)

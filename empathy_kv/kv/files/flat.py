@@ -4,15 +4,15 @@ It is an engine for one namespace of values. A write replaces one file, under a 
 There is no room in the form for anything else, so a batch that writes is one `Set` or `Delete`, nothing expires, and
 the version of a value is a hash of its bytes. The values must be JSON objects.
 
-A key that is no safe file name gets one that is (`files.names`), and stands in the document as `user_id`. Files that
-were put there under the bare key, as empathy-framework does, are found by it.
+A key that is no safe file name gets one that is (`files.names`), and stands in the document as `user_id`. A file that
+was put there under the bare key, as empathy-framework does, is read and replaced where it is. If a key has both, the
+safe name counts.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,6 @@ class FlatDirectory(KV):
         self._namespace = namespace
         self._lock = Lock(self._path / ".lock", timeout)
         self._done: dict[tuple[str, int], tuple[int, Batch, list[Reply]]] = {}
-        self._mutex = threading.Lock()
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({str(self._path)!r})"
@@ -53,9 +52,12 @@ class FlatDirectory(KV):
         self._require(batch)
         with translated(self._path):
             if not batch.writes:
-                return [self._read(operation) for operation in batch.operations]
+                return self._read(batch)
+            operation = batch.operations[0]
+            if isinstance(operation, Delete) and not batch.checks and not self._path.exists():
+                return [False]  # Nothing is made for it.
             make(self._path, durable=True)
-            with self._mutex, self._lock.hold():
+            with self._lock.hold():
                 return self._write(batch)
 
     def _require(self, batch: Batch) -> None:
@@ -71,11 +73,22 @@ class FlatDirectory(KV):
         if batch.writes and len(batch.operations) != 1:
             raise ArgumentError("operations must be one, if it writes", argument="operations")
 
-    def _read(self, operation: Any) -> Reply:
-        data = self._load(operation.key)
-        if isinstance(operation, Get):
-            return data
-        return data is not None if isinstance(operation, Exists) else _version(data)
+    def _read(self, batch: Batch) -> list[Reply]:
+        values: dict[str, bytes | None] = {}  # Read once: a value and its version belong together.
+        replies: list[Reply] = []
+        for operation in batch.operations:
+            key = operation.key  # type: ignore[union-attr]  # a Settle writes
+            if key not in values:
+                values[key] = self._load(key)
+            value = values[key]
+            replies.append(
+                value
+                if isinstance(operation, Get)
+                else value is not None
+                if isinstance(operation, Exists)
+                else _version(value)
+            )
+        return replies
 
     def _write(self, batch: Batch) -> list[Reply]:
         operation: Any = batch.operations[0]
@@ -94,17 +107,15 @@ class FlatDirectory(KV):
                 return last[2]
         for check in batch.checks:
             self._test(check)
-        path = self._place(operation.key)
+        files = self._files(operation.key)
         if isinstance(operation, Set):
-            replace(path, operation.value)
-            sync_directory(self._path)
+            replace(files[0] if files else self._safe(operation.key), operation.value)
             replies: list[Reply] = [_version(operation.value)]
         else:
-            there = path.exists()
-            if there:
-                path.unlink()
-                sync_directory(self._path)
-            replies = [there]
+            for file in files:
+                file.unlink()
+            replies = [bool(files)]
+        sync_directory(self._path)
         if token is not None:
             self._done[token.session, token.slot] = (token.sequence, batch, replies)
         return replies
@@ -114,23 +125,31 @@ class FlatDirectory(KV):
         if actual == 0 if check.version is None else actual != check.version:
             raise refused(check, actual)
 
-    def _place(self, key: str) -> Path:
-        """Return the file of a key: its own, or the one that somebody else put there under the bare key."""
-        path = self._path / f"{name(key)}.json"
+    def _safe(self, key: str) -> Path:
+        return self._path / f"{name(key)}.json"
+
+    def _files(self, key: str) -> list[Path]:
+        """Return the files of a key that are there, the one that counts first."""
+        safe = self._safe(key)
+        found = [safe] if os.path.lexists(safe) else []
         bare = f"{key}.json"
-        if path.name == bare or _unsafe(bare) or path.exists():
-            return path
-        # A file system that folds names would show the file of another key: the true name has to be listed.
+        if bare != safe.name and not _unsafe(bare) and self._listed(bare) and self._key(bare) == key:
+            found.append(self._path / bare)
+        return found
+
+    def _listed(self, file: str) -> bool:
+        # Not by asking for it: a file system that folds names would show the file of another key.
         try:
-            listed = any(entry.name == bare for entry in os.scandir(self._path))
+            return any(entry.name == file for entry in os.scandir(self._path))
         except FileNotFoundError:
-            listed = False
-        return self._path / bare if listed else path
+            return False
 
     def _load(self, key: str) -> bytes | None:
-        path = self._place(key)
+        files = self._files(key)
+        if not files:
+            return None
         try:
-            descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0))
+            descriptor = os.open(files[0], os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0))
         except FileNotFoundError:
             return None
         with os.fdopen(descriptor, "rb") as file:
@@ -138,7 +157,7 @@ class FlatDirectory(KV):
         try:
             msgspec.json.decode(data, type=dict)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise DamagedError(f"{path} is damaged: {error}", path=str(path)) from error
+            raise DamagedError(f"{files[0]} is damaged: {error}", path=str(files[0])) from error
         return data
 
     def keys(self, namespace: Name) -> Iterator[str]:
@@ -149,11 +168,11 @@ class FlatDirectory(KV):
                 files = [entry.name for entry in os.scandir(self._path) if entry.is_file(follow_symlinks=False)]
             except FileNotFoundError:
                 return
-            for file in files:
-                if file.endswith(".json") and not file.startswith("."):
-                    yield self._key(file)
+            names = [file for file in files if file.endswith(".json") and not file.startswith(".")]
+            yield from dict.fromkeys(self._key(file) for file in names)
 
     def _key(self, file: str) -> str:
+        """Return the key whose value a file is."""
         stem = file.removesuffix(".json")
         if "~" not in stem:
             return stem

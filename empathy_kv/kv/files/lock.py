@@ -32,11 +32,20 @@ class Lock:
         self._timeout = timeout
         self._threads = threading.Lock()
         self._descriptor: int | None = None
+        self._process = os.getpid()
+
+    def __del__(self) -> None:
+        self.close()
 
     @contextlib.contextmanager
     def hold(self) -> Iterator[None]:
         """Hold the lock; raise `LockTimeoutError` if it is not to be had within the timeout."""
         deadline = time.monotonic() + self._timeout
+        if os.getpid() != self._process:
+            # The descriptor that a fork leaves shares the parent's lock, and one of its threads may have held ours.
+            self.close()
+            self._threads = threading.Lock()
+            self._process = os.getpid()
         if not self._threads.acquire(timeout=self._timeout):
             raise self._late()
         try:

@@ -1,0 +1,211 @@
+"""Metrics in the namespaces of a store, spread over shards of users.
+
+A shard is the namespace `metrics`, `<number>`; how many there are was recorded in the store by whoever came first::
+
+    user:<id>      hash of the counters of `Totals`           total   the same, of all users of the shard
+    first, last    sorted sets of the users, by the microsecond of their first and last interaction
+    recent:<id>    sorted set of a user's newest interactions, by microsecond, as JSON
+    ids:<id>       sorted set of the newest ids that the caller gave, in the order in which they came
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import secrets
+import time
+import zlib
+from collections.abc import Mapping
+from typing import Final
+
+import msgspec
+
+from empathy_kv.errors import CheckError, IdempotencyError
+from empathy_kv.kv.interface import Steps
+from empathy_kv.kv.operations import (
+    Batch,
+    Check,
+    Get,
+    HGetAll,
+    HIncrBy,
+    Name,
+    Operation,
+    Set,
+    ZAdd,
+    ZAppend,
+    ZCard,
+    ZRange,
+    ZScore,
+    ZTrim,
+)
+from empathy_kv.metrics import HISTORY, Totals, bucket, microseconds, moment
+from empathy_kv.records import Interaction
+
+_STORE: Final = ("store",)
+_SHARDS: Final = "metrics_shards"
+
+
+class KVMetrics:
+    """Metrics in the namespaces of a store."""
+
+    def __init__(self, shards: int, history_limit: int = HISTORY) -> None:
+        self._default = shards
+        self._shards: int | None = None
+        self._limit = history_limit
+        self._writer = secrets.token_hex(4)
+        self._count = itertools.count()
+
+    def _settled(self) -> Steps[int]:
+        """Return over how many shards this store spreads its users: whoever recorded first has settled it."""
+        while self._shards is None:
+            if (yield from self._known()) == 0:
+                with contextlib.suppress(CheckError):  # Another was faster.
+                    yield Batch(_STORE, (Set(_SHARDS, b"%d" % self._default),), (Check(_SHARDS, 0),))
+        return self._shards
+
+    def _known(self) -> Steps[int]:
+        """Return over how many shards this store spreads its users, 0 if nothing was recorded yet."""
+        if self._shards is None:
+            (kept,) = yield Batch(_STORE, (Get(_SHARDS),))
+            if kept is None:
+                return 0
+            self._shards = int(kept)
+        return self._shards
+
+    def record(self, interaction: Interaction) -> Steps[bool]:
+        user, at = interaction.user_id, microseconds(interaction.at)
+        took = round(interaction.response_time_ms * 1000)
+        increments = {
+            "count": 1,
+            "success": int(interaction.success),
+            "time": took,
+            f"level:{interaction.level}": 1,
+            f"day:{interaction.at.date().isoformat()}": 1,
+            f"ms:{bucket(took)}": 1,
+        }
+        member = user.encode()
+        operations: list[Operation] = [
+            HIncrBy(f"user:{user}", increments),
+            HIncrBy("total", increments),
+            ZAdd("first", {member: at}, "LT"),
+            ZAdd("last", {member: at}, "GT"),
+            ZAdd(f"recent:{user}", {self._entry(interaction): at}),
+            ZTrim(f"recent:{user}", self._limit),
+        ]
+        shard = _shard(user, (yield from self._settled()))
+        if interaction.id is None:
+            yield Batch(shard, operations)
+            return True
+        ids, name = f"ids:{user}", interaction.id.encode()
+        operations += [ZAppend(ids, (name,)), ZTrim(ids, self._limit)]
+        try:
+            yield Batch(shard, operations, (Check(ids, 0, name),))
+        except CheckError:
+            yield from self._compare(interaction)
+            return False
+        return True
+
+    def _entry(self, interaction: Interaction) -> bytes:
+        """Return what is kept of an interaction, unlike any other: two equal ones are two.
+
+        It begins with when it was recorded, which decides the order of those of the same moment.
+        """
+        return msgspec.json.encode(
+            {
+                "n": f"{time.time_ns():020d}-{self._writer}-{next(self._count)}",
+                "level": interaction.level,
+                "success": interaction.success,
+                "response_time_ms": interaction.response_time_ms,
+                "id": interaction.id,
+            }
+        )
+
+    def _compare(self, interaction: Interaction) -> Steps[None]:
+        """Raise if the id was used for another interaction, as far as that is still kept."""
+        kept = yield from self.history(interaction.user_id)
+        for other in kept:
+            if other.id == interaction.id and (other.level, other.success, other.response_time_ms) != (
+                interaction.level,
+                interaction.success,
+                interaction.response_time_ms,
+            ):
+                raise IdempotencyError(
+                    f"the interaction_id {interaction.id!r} was used for another interaction", id=interaction.id
+                )
+
+    def user(self, user_id: str) -> Steps[Totals]:
+        shards = yield from self._known()
+        if not shards:
+            return Totals()
+        shard, member = _shard(user_id, shards), user_id.encode()
+        counters, first, last, newest = yield Batch(
+            shard,
+            (
+                HGetAll(f"user:{user_id}"),
+                ZScore("first", member),
+                ZScore("last", member),
+                ZRange(f"recent:{user_id}", -1, -1),
+            ),
+        )
+        totals = _totals(counters, first, last)
+        if newest:
+            totals.level = msgspec.json.decode(newest[0][0])["level"]
+        return totals
+
+    def everyone(self) -> Steps[tuple[int, Totals]]:
+        users, totals = 0, Totals()
+        for shard in range((yield from self._known())):
+            counters, count, first, last = yield Batch(
+                _numbered(shard), (HGetAll("total"), ZCard("last"), ZRange("first", 0, 0), ZRange("last", -1, -1))
+            )
+            users += count
+            totals.merge(_totals(counters, first[0][1] if first else None, last[0][1] if last else None))
+        return users, totals
+
+    def users(self) -> Steps[list[str]]:
+        users: list[str] = []
+        for shard in range((yield from self._known())):
+            (members,) = yield Batch(_numbered(shard), (ZRange("last"),))
+            users += [member.decode() for member, _ in members]
+        return users
+
+    def history(self, user_id: str) -> Steps[list[Interaction]]:
+        shards = yield from self._known()
+        if not shards:
+            return []
+        (entries,) = yield Batch(_shard(user_id, shards), (ZRange(f"recent:{user_id}"),))
+        return [_interaction(user_id, entry, at) for entry, at in entries]
+
+
+def _shard(user_id: str, shards: int) -> Name:
+    """Return the namespace of a user: for ever, whatever hash Python uses."""
+    return _numbered(zlib.crc32(user_id.encode()) % shards)
+
+
+def _numbered(number: int) -> Name:
+    return "metrics", f"{number:02d}"
+
+
+def _totals(counters: Mapping[str, bytes], first: float | None, last: float | None) -> Totals:
+    totals = Totals(first=None if first is None else moment(first), last=None if last is None else moment(last))
+    for name, value in counters.items():
+        kind, _, key = name.partition(":")
+        match kind:
+            case "count":
+                totals.operations = int(value)
+            case "success":
+                totals.successes = int(value)
+            case "time":
+                totals.microseconds = int(value)
+            case "level":
+                totals.levels[int(key)] = int(value)
+            case "day":
+                totals.days[key] = int(value)
+            case "ms":
+                totals.histogram[int(key)] = int(value)
+    return totals
+
+
+def _interaction(user_id: str, entry: bytes, at: float) -> Interaction:
+    kept = msgspec.json.decode(entry)
+    return Interaction(user_id, kept["level"], kept["success"], kept["response_time_ms"], moment(at), kept["id"])

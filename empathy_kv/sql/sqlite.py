@@ -1,0 +1,476 @@
+"""SQLite, over the standard library: it executes transactions.
+
+Connections are kept and used again, one for as many threads as are at work at once. None for each thread: it would stay
+open when its thread has ended. Not one for all: whoever sums up a million rows would keep the others waiting.
+
+What a file may bring with it is looked at before it is used, in the same transaction, and again whenever its schema
+changed: see `schema.Part.require_ordinary`. Reading creates nothing and changes nothing: for tables that are missing
+(or the whole file), empty temporary ones stand in.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import sqlite3
+import stat
+import threading
+import time
+import weakref
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Final, TypeAlias, TypeVar, cast
+from urllib.parse import quote
+
+from attrs import define, field, frozen
+
+from empathy_kv.errors import (
+    ArgumentError,
+    ClosedError,
+    DamagedError,
+    EmpathyKVError,
+    LockTimeoutError,
+    OutcomeUnknown,
+    StorageError,
+    StoragePermissionError,
+)
+from empathy_kv.kv.files.directory import make, translated
+from empathy_kv.kv.interface import Steps
+from empathy_kv.sql import schema
+from empathy_kv.sql.schema import Part
+
+R = TypeVar("R")
+
+Row: TypeAlias = tuple[Any, ...]
+Statement: TypeAlias = tuple[str, tuple[Any, ...]]
+"""SQL, and the values of its parameters."""
+
+_SLICE: Final = 0.05
+"""Seconds that SQLite waits for a lock at a time. It looks ever more rarely, every 100 ms in the end, where a writer
+among busy ones may never find it free; begun anew, it looks every few milliseconds."""
+_PAUSE: Final = 0.001
+"""Seconds between two tries: some conflicts SQLite reports without waiting."""
+
+_SETUP: Final = (
+    "PRAGMA trusted_schema = OFF",  # What stands in a schema may not call functions that have effects.
+    "PRAGMA cell_size_check = ON",  # Damage is found where it is, not by a crash.
+    "PRAGMA foreign_keys = OFF",  # Nothing of ours reaches a user's own tables by a cascade.
+    "PRAGMA synchronous = EXTRA",  # What was committed survives a power cut, whatever the journal mode.
+    "PRAGMA temp_store = MEMORY",
+)
+
+
+def _statements(value: Iterable[Statement]) -> tuple[Statement, ...]:
+    return tuple(value)
+
+
+@frozen
+class Transaction:
+    """Statements that are executed together: all of them, or none. Reply: for each a list of its rows, tuples.
+
+    `part` has the tables that they need.
+    """
+
+    part: Part
+    statements: tuple[Statement, ...] = field(converter=_statements)
+
+    @property
+    def writes(self) -> bool:
+        """Whether any of them may change something: all do that are no SELECT."""
+        return not all(sql.startswith("SELECT ") for sql, _ in self.statements)
+
+
+# Forks. A child may use no connection of its parent, nor close it (https://sqlite.org/howtocorrupt.html), nor even let
+# it be collected. So there is none when a process forks: the idle ones are closed before, and opened again at need.
+
+_LOCK: Final = threading.Lock()
+"""Held while a file is opened, and while this process forks."""
+_DATABASES: Final[weakref.WeakSet[SQLite]] = weakref.WeakSet()
+_LOST: Final[list[object]] = []
+"""What another thread was at work with when this process was forked off: kept, because it must not be closed."""
+
+
+def _before_fork() -> None:
+    _LOCK.acquire()
+    for database in list(_DATABASES):
+        database._rest()
+
+
+def _after_fork_in_child() -> None:
+    for database in list(_DATABASES):
+        database._renew()
+    _LOCK.release()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_parent=_LOCK.release, after_in_child=_after_fork_in_child)
+
+
+class SQLite:
+    """One database file. It is opened by the first use, and made by the first write; threads may share it.
+
+    `wal`: write-ahead logging, in which readers and the writer do not wait for each other, and a commit costs one
+    fsync. Without, the file stays in the mode that it has; a new one is then always whole by itself.
+    """
+
+    def __init__(self, path: Path, *, timeout: float = 5.0, wal: bool = True) -> None:
+        try:
+            encoded = os.fsencode(path)
+        except UnicodeEncodeError as error:
+            raise ArgumentError(f"db_path must be a path, not {str(path)!r}", argument="db_path") from error
+        if b"\0" in encoded or path.name == ":memory:":
+            raise ArgumentError(f"db_path must be the path of a file, not {str(path)!r}", argument="db_path")
+        self._path = path.absolute()
+        self._timeout = timeout
+        self._wal = wal
+        self._idle: list[_Connection] = []
+        self._closed = False
+        self._mutex = threading.Lock()
+        self._writer = threading.Lock()
+        self._finalizer = weakref.finalize(self, _close, self._idle)
+        with _LOCK:
+            _DATABASES.add(self)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self._path)!r})"
+
+    def run(self, steps: Steps[R]) -> R:
+        """Drive a piece of domain code that yields transactions. An error is raised at the `yield` that caused it."""
+        try:
+            request = next(steps)
+            while True:
+                try:
+                    replies = self.execute(request)
+                except EmpathyKVError as error:
+                    request = steps.throw(error)
+                else:
+                    request = steps.send(replies)
+        except StopIteration as stop:
+            return cast(R, stop.value)
+
+    def execute(self, transaction: Transaction) -> list[list[Row]]:
+        """Execute all of a transaction, or none of it.
+
+        Raises `LockTimeoutError` and the other kinds of `NotApplied` if nothing was done, `OutcomeUnknown` if the disk
+        failed while it was committed, `DamagedError` if the file is no database, or not one to be trusted.
+        """
+        deadline = time.monotonic() + self._timeout
+        writes = transaction.writes
+        while True:
+            try:
+                replies = self._attempt(transaction, writes, deadline)
+            except sqlite3.Error as error:
+                if not _busy(error) or time.monotonic() >= deadline:
+                    raise self._error(error) from error
+                time.sleep(_PAUSE)
+            else:
+                if replies is not None:
+                    return replies
+                writes = True
+
+    def _attempt(self, transaction: Transaction, writes: bool, deadline: float) -> list[list[Row]] | None:
+        with translated(self._path), self._turn(deadline) if writes else contextlib.nullcontext():
+            connection = self._take(writes)
+            try:
+                replies = connection.execute(transaction, writes)
+            except BaseException:
+                connection.close()  # Whatever it was in the middle of is undone.
+                raise
+            self._give(connection)
+            return replies
+
+    @contextlib.contextmanager
+    def _turn(self, deadline: float) -> Iterator[None]:
+        """Let the writing threads of this process in one by one, so that they need not poll the file for each other."""
+        if not self._writer.acquire(timeout=max(0.0, deadline - time.monotonic())):
+            raise self._late()
+        try:
+            yield
+        finally:
+            self._writer.release()
+
+    def _late(self) -> LockTimeoutError:
+        return LockTimeoutError(
+            f"{self._path} was locked by another writer for more than {self._timeout:g} seconds",
+            path=str(self._path),
+            timeout=self._timeout,
+        )
+
+    # Connections
+
+    def _take(self, writes: bool) -> _Connection:
+        identity = self._identity()
+        while True:
+            with self._mutex:
+                if self._closed:
+                    raise ClosedError(f"{self._path} was closed")
+                if not self._idle:
+                    break
+                connection = self._idle.pop()
+            if connection.identity == identity:
+                return connection
+            connection.close()  # What it has open was deleted, or replaced: a write to it would be lost.
+        return self._open(identity, writes)
+
+    def _give(self, connection: _Connection) -> None:
+        with self._mutex:
+            if not self._closed and connection.identity is not None:
+                self._idle.append(connection)
+                return
+        connection.close()
+
+    def _identity(self) -> tuple[int, int] | None:
+        """Return which file stands under the path, None if there is none."""
+        try:
+            status = self._path.stat()
+        except FileNotFoundError:
+            return None
+        if not stat.S_ISREG(status.st_mode):
+            code = errno.EISDIR if stat.S_ISDIR(status.st_mode) else errno.EINVAL
+            raise StorageError(f"{self._path} is no file", errno=code, path=str(self._path))
+        return status.st_dev, status.st_ino
+
+    def _open(self, identity: tuple[int, int] | None, writes: bool) -> _Connection:
+        with _LOCK:
+            while True:
+                if identity is None and not writes:
+                    return _Connection(_connect(":memory:"), self._path, None, wal=False)
+                if identity is None:
+                    self._create()
+                    identity = self._identity()
+                raw = _connect(self._url())
+                # Before and after: only then it is this one that was opened.
+                before, identity = identity, self._identity()
+                if identity is not None and identity == before:
+                    return _Connection(raw, self._path, identity, wal=self._wal)
+                raw.close()
+
+    def _url(self) -> str:
+        # Not Path.as_uri, which says of a Windows share what SQLite does not understand.
+        path = self._path.as_posix()
+        return f"file://{'' if path.startswith('/') else '/'}{quote(os.fsencode(path))}?mode=rw"
+
+    def _create(self) -> None:
+        """Make an empty file for its owner alone, as SQLite's own would not be, and the directories above it.
+
+        No connection may be open to it: closing a file gives up the locks that this process has on it (POSIX). Hence
+        `_LOCK`, and hence this package opens a database by SQLite only.
+        """
+        path = Path(os.path.realpath(self._path))  # Where a link leads to, although there is nothing yet.
+        make(path.parent, durable=True)
+        with contextlib.suppress(FileExistsError):
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+
+    def close(self) -> None:
+        """Close the connections. Closing twice is no error; using it afterwards is a `ClosedError`."""
+        with self._mutex:
+            self._closed = True
+        self._rest()
+
+    def _rest(self) -> None:
+        with self._mutex:
+            _close(self._idle)
+
+    def _renew(self) -> None:
+        """Begin anew, in a child that was forked off: other threads may have held these locks."""
+        _LOST.extend(self._idle)
+        self._idle.clear()
+        self._mutex = threading.Lock()
+        self._writer = threading.Lock()
+
+    # Errors
+
+    def _error(self, error: sqlite3.Error) -> EmpathyKVError:
+        """Return an error of SQLite as one of ours."""
+        path = str(self._path)
+        # What the module says by itself, without a code, is about texts that are no UTF-8.
+        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT)
+        if _busy(error):
+            return self._late()
+        match code & 0xFF:
+            case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB | sqlite3.SQLITE_FORMAT:
+                return DamagedError(f"{path} is damaged: {error}", path=path)
+            case sqlite3.SQLITE_ERROR:
+                return DamagedError(f"{path} does not have the documented tables: {error}", path=path)
+            case sqlite3.SQLITE_FULL:
+                return StorageError(f"{error}: {path}", errno=errno.ENOSPC, path=path)
+            case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_PERM | sqlite3.SQLITE_AUTH:
+                return StoragePermissionError(f"{error}: {path}", errno=errno.EACCES, path=path)
+            case sqlite3.SQLITE_CANTOPEN:
+                return self._not_opened(error)
+            case sqlite3.SQLITE_IOERR:
+                return StorageError(f"{error}: {path}", errno=errno.EIO, path=path)
+            case sqlite3.SQLITE_TOOBIG | sqlite3.SQLITE_NOLFS:
+                return StorageError(f"{error}: {path}", errno=errno.EFBIG, path=path)
+        return StorageError(f"the database refused: {error}: {path}", path=path)
+
+    def _not_opened(self, error: sqlite3.Error) -> StorageError:
+        # SQLite does not say why. The file itself must not be tried (see `_create`); any other shows most reasons.
+        path = str(self._path)
+        try:
+            os.close(os.open(os.devnull, os.O_RDONLY))
+        except OSError as reason:
+            return StorageError(f"{reason.strerror}: {path}", errno=reason.errno, path=path)
+        effective = os.access in os.supports_effective_ids
+        if not os.access(self._path, os.R_OK, effective_ids=effective) or not os.access(
+            self._path.parent, os.W_OK | os.X_OK, effective_ids=effective
+        ):
+            return StoragePermissionError(f"{error}: {path}", errno=errno.EACCES, path=path)
+        return StorageError(f"{error}: {path}", errno=errno.EIO, path=path)
+
+
+def _busy(error: sqlite3.Error) -> bool:
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    return code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL)
+
+
+def _close(connections: list[_Connection]) -> None:
+    while connections:
+        connections.pop().close()
+
+
+def _connect(url: str) -> sqlite3.Connection:
+    raw = sqlite3.connect(url, uri=True, timeout=_SLICE, isolation_level=None, check_same_thread=False)
+    try:
+        for pragma in _SETUP:
+            raw.execute(pragma)
+    except BaseException:
+        raw.close()
+        raise
+    return raw
+
+
+@define
+class _Found:
+    """What a file has of a part."""
+
+    missing: dict[str, str]
+    """What is not there, as the statements that make it."""
+    older: bool
+    """Whether it has the interactions of empathy-framework."""
+    stands_in: bool = False
+    """Whether there are temporary tables for the missing ones."""
+
+
+class _Connection:
+    """A connection, and what is known of the file's schema. One thread uses it at a time."""
+
+    def __init__(self, raw: sqlite3.Connection, path: Path, identity: tuple[int, int] | None, *, wal: bool) -> None:
+        self.identity = identity
+        self._raw = raw
+        self._path = str(path)
+        self._wal = wal
+        self._version: int | None = None
+        self._found: dict[Part, _Found] = {}
+        self._stand_ins: list[str] = []
+
+    def close(self) -> None:
+        self._raw.close()
+
+    def execute(self, transaction: Transaction, writes: bool) -> list[list[Row]] | None:
+        """Execute a transaction; None if it cannot read before something was written."""
+        execute = self._raw.execute
+        if writes and self._wal:
+            # The mode cannot be changed within a transaction, so the file is looked at in one of its own.
+            execute("BEGIN")
+            self._examined(transaction.part)
+            execute("COMMIT")
+            execute("PRAGMA journal_mode = WAL").fetchall()
+            self._wal = False
+        execute("BEGIN IMMEDIATE" if writes else "BEGIN")
+        if not self._prepare(transaction.part, writes):
+            execute("COMMIT")  # It changed nothing, but for the stand-ins, which stay.
+            return None
+        replies = [execute(sql, parameters).fetchall() for sql, parameters in transaction.statements]
+        try:
+            execute("COMMIT")
+        except sqlite3.OperationalError as error:
+            code = error.sqlite_errorcode
+            # What could not be written whole is not committed. Of what could not be made durable, or whose journal
+            # could not be removed, nobody knows: who opens the file after a crash may find it, or not.
+            if writes and code & 0xFF == sqlite3.SQLITE_IOERR and code != sqlite3.SQLITE_IOERR_WRITE:
+                raise OutcomeUnknown(f"{error}: {self._path} was not committed for certain", token=None) from error
+            raise
+        return replies
+
+    def _prepare(self, part: Part, writes: bool) -> bool:
+        """Make the tables of a part fit for use; False if that means to write, and this transaction only reads."""
+        found = self._examined(part)
+        if writes and found.missing:
+            self._drop_stand_ins()
+            for statement in found.missing.values():
+                self._raw.execute(statement)
+            self._sign()
+            self._forget()
+            found = self._examined(part)
+        elif found.missing and not found.stands_in:
+            self._stand_in(part, found)
+        if not found.older or "interactions" in found.missing:
+            return True
+        news = self._raw.execute(schema.OLDER_NEWS).fetchone()[0]
+        if news and writes:
+            for statement in schema.OLDER_IMPORT:
+                self._raw.execute(statement)
+        return writes or not news
+
+    def _examined(self, part: Part) -> _Found:
+        """Return what the file has of a part, as it is in this transaction."""
+        # This also begins to read: from here on the transaction sees one state of the file.
+        version = self._raw.execute("PRAGMA main.schema_version").fetchone()[0]
+        if version != self._version:
+            self._forget()
+            self._version = version
+        found = self._found.get(part)
+        if found is None:
+            found = self._found[part] = self._examine(part)
+        return found
+
+    def _examine(self, part: Part) -> _Found:
+        own = self._raw.execute("PRAGMA main.user_version").fetchone()[0]
+        if own >> 16 == schema.VERSION >> 16 and own > schema.VERSION:
+            raise StorageError(
+                f"{self._path} was written by a newer empathy_kv: its schema has the version {own & 0xFFFF}, "
+                f"and this one knows {schema.VERSION & 0xFFFF}",
+                errno=errno.ENOTSUP,
+                path=self._path,
+            )
+        objects = self._raw.execute(schema.OBJECTS).fetchall()
+        part.require_ordinary(objects, self._path)
+        missing = part.missing(objects)
+        for table in part.tables.keys() - missing.keys():
+            lacking = part.columns(table) - self._columns(table)
+            if lacking:
+                raise DamagedError(
+                    f"{self._path} is not used: {table} has no column {', '.join(sorted(lacking))}", path=self._path
+                )
+        ordinary = {name for kind, name, _, root, _ in objects if kind == "table" and root}
+        older = part is schema.METRICS and "metrics" in ordinary and self._columns("metrics") >= schema.OLDER_COLUMNS
+        return _Found(missing, older)
+
+    def _columns(self, table: str) -> set[str]:
+        # No table-valued function: an object of the file could have its name.
+        return {row[1].lower() for row in self._raw.execute(f"PRAGMA main.table_info({table})")}
+
+    def _sign(self) -> None:
+        if self._raw.execute("PRAGMA main.user_version").fetchone()[0] == 0:
+            self._raw.execute(f"PRAGMA main.user_version = {schema.VERSION}")
+
+    def _stand_in(self, part: Part, found: _Found) -> None:
+        for name in part.tables.keys() & found.missing.keys():
+            if name == "interactions" and found.older:
+                self._raw.execute(schema.OLDER_VIEW)
+                self._stand_ins.append(f"DROP VIEW temp.{name}")
+            else:
+                self._raw.execute(part.tables[name].replace("CREATE TABLE", "CREATE TEMP TABLE", 1))
+                self._stand_ins.append(f"DROP TABLE temp.{name}")
+        found.stands_in = True
+
+    def _drop_stand_ins(self) -> None:
+        while self._stand_ins:
+            self._raw.execute(self._stand_ins.pop())
+
+    def _forget(self) -> None:
+        self._drop_stand_ins()
+        self._found.clear()
+        self._version = None

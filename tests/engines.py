@@ -1,0 +1,63 @@
+"""The engines under test: how each is opened, in one table for all tests."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Final
+
+import fakeredis
+import pytest
+from attrs import field, frozen
+
+from empathy_kv.kv.files import FilesKV
+from empathy_kv.kv.interface import KV
+from empathy_kv.kv.memory import MemoryKV
+from empathy_kv.kv.redis import RedisKV
+
+
+@frozen
+class Place:
+    """Where a test keeps its data: a directory, and a prefix on a server. Nothing is there yet."""
+
+    directory: Path
+    url: str = ""
+    client: fakeredis.FakeRedis | None = None
+    prefix: str = field(factory=lambda: f"test-{secrets.token_hex(6)}")
+
+
+@frozen
+class Engine:
+    """One row of the table; `reopens` and `shares` as `KVConformance` says."""
+
+    open: Callable[[Place], KV]
+    reopens: bool = False
+    shares: bool = False
+    server: bool = False
+    """Whether it needs the fixture `redis_server`."""
+
+
+def _fakeredis(place: Place) -> KV:
+    assert place.client is not None
+    return RedisKV.from_client(place.client, prefix=place.prefix)
+
+
+ENGINES: Final[Mapping[str, Engine]] = {
+    "memory": Engine(lambda place: MemoryKV()),
+    "files": Engine(lambda place: FilesKV(place.directory, durability="os"), reopens=True, shares=True),
+    "files, fsync": Engine(lambda place: FilesKV(place.directory, durability="fsync"), reopens=True, shares=True),
+    "fakeredis": Engine(_fakeredis, reopens=True, shares=True),
+    "redis": Engine(
+        lambda place: RedisKV.from_url(place.url, prefix=place.prefix, timeout=10.0),
+        reopens=True,
+        shares=True,
+        server=True,
+    ),
+}
+
+
+def place(engine: Engine, directory: Path, request: pytest.FixtureRequest) -> Place:
+    """Return a fresh place for an engine."""
+    url = request.getfixturevalue("redis_server").url if engine.server else ""
+    return Place(directory, url, fakeredis.FakeRedis(server=fakeredis.FakeServer()))

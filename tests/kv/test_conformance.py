@@ -1,0 +1,54 @@
+"""Every engine passes the suite that is there for all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+from engines import ENGINES, Engine, Place, place
+
+from empathy_kv.kv.interface import KV
+from empathy_kv.testing.conformance import KVConformance
+from empathy_kv.testing.hostile import HOSTILE
+
+
+class Conformance(KVConformance):
+    """The suite, for a row of the table of engines."""
+
+    engine: ClassVar[Engine]
+
+    def __init_subclass__(cls, *, engine: str) -> None:
+        cls.engine = ENGINES[engine]
+        cls.reopens, cls.shares = cls.engine.reopens, cls.engine.shares
+
+    @pytest.fixture
+    def place(self, tmp_path: Path, request: pytest.FixtureRequest) -> Place:
+        return place(self.engine, tmp_path, request)
+
+    def open(self, place: Place) -> KV:
+        return self.engine.open(place)
+
+
+class TestMemory(Conformance, engine="memory"):
+    pass
+
+
+class TestFiles(Conformance, engine="files"):
+    pass
+
+
+class TestFilesFsync(Conformance, engine="files, fsync"):
+    pass
+
+
+class TestFakeredis(Conformance, engine="fakeredis"):
+    pass
+
+
+class TestRedis(Conformance, engine="redis"):
+    pass
+
+
+def test_the_list_of_hostile_texts_has_no_two_alike() -> None:
+    assert len(HOSTILE) == len(set(HOSTILE)) >= 300
