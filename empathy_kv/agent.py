@@ -10,6 +10,7 @@ from typing import Any
 from attrs import define, field
 
 from empathy_kv.errors import ArgumentError, ArgumentTypeError, PatternNotFoundError
+from empathy_kv.export import destination
 from empathy_kv.kv.operations import boolean, integer, text
 from empathy_kv.pattern_library import PatternLibrary
 from empathy_kv.records import LEVELS, MAX_ID, CollaborationState, Pattern, level_of
@@ -31,10 +32,7 @@ def _enabled(_: Any, __: Any, value: bool) -> None:
 
 
 def _path(_: Any, __: Any, value: object) -> None:
-    if not isinstance(value, (str, os.PathLike)):
-        raise ArgumentTypeError(
-            f"persistence_path must be a path, not {type(value).__name__}", argument="persistence_path"
-        )
+    destination(value, "persistence_path")
 
 
 @define
@@ -49,7 +47,11 @@ class EmpathyConfig:
     @property
     def url(self) -> str:
         """What to give to `connect`: the directory, or `memory:` if nothing is to be kept."""
-        return f"file:{os.fspath(self.persistence_path)}" if self.persistence_enabled else "memory:"
+        if not self.persistence_enabled:
+            return "memory:"
+        path = os.fspath(self.persistence_path)
+        # Two slashes would begin the name of a host.
+        return f"file:/{path.lstrip('/')}" if path.startswith("//") else f"file:{path}"
 
 
 @define

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import functools
 import math
+import typing
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any, Final, Generic, NoReturn, TypeVar, cast
@@ -298,8 +299,10 @@ class Codec(Generic[T]):
         try:
             document = self._write(record)
         except Exception as error:  # noqa: BLE001 - a hook may raise anything; it becomes a CodecError
-            self._locate({name: _raw(getattr(record, name)) for name in self._known}, "$", error)
-        if self._keeps and record.extra:  # type: ignore[attr-defined]
+            self._explain(record, error)
+        if self._keeps and record.extra != {}:  # type: ignore[attr-defined]
+            if type(record.extra) is not dict:  # type: ignore[attr-defined]
+                raise CodecError("expected object @ $.extra", path="$.extra")
             extra = json_value(record.extra, "$.extra")  # type: ignore[attr-defined]
             clash = self._known & extra.keys()
             if clash:
@@ -341,6 +344,34 @@ class Codec(Generic[T]):
     def decode(self, data: bytes) -> T:
         """Return the record of JSON bytes; raise `CodecError` if they are none."""
         return self.structure(parse(data))
+
+    def _explain(self, record: T, error: Exception) -> NoReturn:
+        """Say where a record holds what cannot be stored: its fields are written one by one."""
+        types = typing.get_type_hints(self._kind, include_extras=True)
+        constrained = _CONSTRAINED.get(self._kind, {})
+        for name in sorted(self._known):
+            value = getattr(record, name)
+            try:
+                if name in constrained:
+                    constrained[name][1](value)
+                else:
+                    _FAST.unstructure(value, unstructure_as=types[name])
+            except Exception as cause:  # noqa: BLE001 - as above
+                what, place = _find(cause, f"$.{name}")
+                if place == f"$.{name}":
+                    what, place = self._inside(record, what, place)
+                raise CodecError(f"{what} @ {place}", path=place) from error
+        raise CodecError(f"expected a {self._kind.__name__}: {error}") from error
+
+    def _inside(self, record: T, what: str, place: str) -> tuple[str, str]:
+        """Return what is wrong inside of a field, and where, as far as the reader finds it."""
+        try:
+            self._read[True]({name: _raw(getattr(record, name)) for name in self._known}, self._kind)
+        except Exception as error:  # noqa: BLE001 - as above
+            deeper, at = _find(error, "$")
+            if at.startswith((f"{place}.", f"{place}[")):
+                return deeper, at
+        return what, place
 
     def _locate(self, document: dict[str, Any], path: str, error: Exception) -> NoReturn:
         """Say where a document is not what is expected."""

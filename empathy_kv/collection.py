@@ -9,18 +9,15 @@ import functools
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import timedelta
-from typing import Final, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from empathy_kv.codec import codec
 from empathy_kv.errors import ArgumentTypeError, CodecError
 from empathy_kv.kv.interface import KV, Steps, run
-from empathy_kv.kv.operations import Batch, Delete, Get, Name, Set, seconds, text
+from empathy_kv.kv.operations import PAGE, Batch, Delete, Get, Name, Set, pages, seconds, text
 from empathy_kv.records import MAX_ID
 
 T = TypeVar("T")
-
-_PAGE: Final = 500
-"""Documents read or written by one batch."""
 
 
 def _id(value: str) -> str:
@@ -33,8 +30,13 @@ class CollectionRules(Generic[T]):
     def __init__(self, name: str, kind: type[T]) -> None:
         self.namespace: Name = ("collection", text(name, "name", 256))
         self._codec = codec(kind)
+        self._kind = kind
 
     def _encode(self, id: str, document: T) -> bytes:  # noqa: A002 - the name that callers give
+        if type(document) is not self._kind:
+            raise ArgumentTypeError(
+                f"document must be a {self._kind.__name__}, not {type(document).__name__}", argument="document"
+            )
         try:
             return self._codec.encode(document)
         except CodecError as error:
@@ -64,7 +66,7 @@ class CollectionRules(Generic[T]):
         if isinstance(ids, str) or not isinstance(ids, Iterable):
             raise ArgumentTypeError(f"ids must be a list, not {type(ids).__name__}", argument="ids")
         found: dict[str, T] = {}
-        for page in _pages(list(dict.fromkeys(map(_id, ids)))):
+        for page in pages(list(dict.fromkeys(map(_id, ids)))):
             replies = yield Batch(self.namespace, [Get(name) for name in page])
             found.update((i, self._decode(i, data)) for i, data in zip(page, replies, strict=True) if data is not None)
         return found
@@ -76,16 +78,8 @@ class CollectionRules(Generic[T]):
             )
         seconds(ttl)
         writes = [Set(_id(name), self._encode(name, document), ttl) for name, document in documents.items()]
-        for page in _pages(writes):
+        for page in pages(writes, lambda write: len(write.value)):
             yield Batch(self.namespace, page)
-
-
-I = TypeVar("I")  # noqa: E741 - an item
-
-
-def _pages(items: list[I]) -> Iterator[list[I]]:
-    for start in range(0, len(items), _PAGE):
-        yield items[start : start + _PAGE]
 
 
 class Collection(Generic[T]):
@@ -120,7 +114,7 @@ class Collection(Generic[T]):
         return run(self._kv, self._rules.get_many(ids))
 
     def put_many(self, documents: Mapping[str, T], ttl: float | timedelta | None = None) -> None:
-        """Store documents by id. All are checked before the first is written; each batch of 500 is atomic."""
+        """Store documents by id. All are checked before the first is written; each batch (500 at most) is atomic."""
         run(self._kv, self._rules.put_many(documents, ttl))
 
     def keys(self) -> Iterator[str]:
@@ -130,5 +124,5 @@ class Collection(Generic[T]):
     def items(self) -> Iterator[tuple[str, T]]:
         """Yield ids and documents, in no particular order, without holding all of them in memory."""
         ids = self.keys()
-        while page := list(itertools.islice(ids, _PAGE)):
+        while page := list(itertools.islice(ids, PAGE)):
             yield from self.get_many(page).items()

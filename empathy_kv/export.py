@@ -18,11 +18,12 @@ from empathy_kv.kv.files.directory import replace, sync_directory, translated
 
 def destination(filepath: object, argument: str = "filepath") -> Path:
     """Return the path of a file to be written or read."""
-    if not isinstance(filepath, (str, os.PathLike)) or isinstance(filepath, bytes):
+    if not isinstance(filepath, (str, os.PathLike)):
         raise ArgumentTypeError(f"{argument} must be a path, not {type(filepath).__name__}", argument=argument)
-    if "\0" in str(filepath) or not str(filepath):
-        raise ArgumentError(f"{argument} must be a path, not {str(filepath)!r}", argument=argument)
-    return Path(filepath)
+    path = os.fspath(filepath)
+    if isinstance(path, bytes) or not path or "\0" in path or "\ud800" <= max(path) <= "\udfff":
+        raise ArgumentError(f"{argument} must be the path of a file, not {path!r}", argument=argument)
+    return Path(path)
 
 
 def write(path: Path, data: bytes) -> None:

@@ -13,7 +13,6 @@ import math
 import os
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any, Final, Protocol, TypedDict, TypeVar
 
 from attrs import Factory, define
@@ -34,7 +33,7 @@ HISTORY: Final = 10_000
 """How many interactions of a user a store keeps one by one."""
 MAX_RESPONSE_TIME: Final = 1e12
 """Milliseconds: 31 years."""
-YEARS: Final = range(1900, 2200)
+YEARS: Final = range(1900, 2251)
 """When an interaction may have been: their microseconds are exact as scores, which are floats."""
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _SUBBUCKETS: Final = 32
@@ -294,12 +293,11 @@ class MetricsCollector:
             self._rules = MetricRules(KVMetrics(kv.shards, history_limit))
             self._run = functools.partial(run, kv)
         else:
-            if not isinstance(db_path, (str, os.PathLike)):
-                raise ArgumentTypeError(f"db_path must be a path, not {type(db_path).__name__}", argument="db_path")
+            from empathy_kv.export import destination
             from empathy_kv.sql.metrics import SQLMetrics
             from empathy_kv.sql.sqlite import SQLite
 
-            database = SQLite(Path(db_path))
+            database = SQLite(destination(db_path, "db_path"))
             self._rules = MetricRules(SQLMetrics())
             self._run = database.run
 

@@ -126,24 +126,31 @@ class PatternRules:
         Each is checked before any is written, and they go in batches of 500: if an id is found to be taken by another
         worker meanwhile (`PatternExistsError`), the batches before it stay.
         """
-        text(agent_id, "agent_id", MAX_ID)
-        if not agent_id.strip():
-            raise ArgumentError("agent_id must not be blank", argument="agent_id")
+        _agent(agent_id)
+        if not isinstance(patterns, Iterable):
+            raise ArgumentTypeError(f"patterns must be a list, not {type(patterns).__name__}", argument="patterns")
         yield from self.restore([(agent_id, pattern) for pattern in patterns])
 
     def restore(self, contributions: Sequence[Contribution], links: Sequence[tuple[str, str]] = ()) -> Steps[None]:
         """Add patterns in the names of their contributors, in order, and links among them."""
         seen: set[str] = set()
-        if len(contributions) > 1:
-            yield from self._patterns.pull()
-        for _, pattern in contributions:
+        for agent_id, pattern in _pairs(contributions, "contributions"):
+            _agent(agent_id)
             if not isinstance(pattern, Pattern):
                 raise ArgumentTypeError(f"pattern must be a Pattern, not {type(pattern).__name__}", argument="pattern")
-            text(pattern.id, "pattern.id", MAX_ID)
             text(pattern.agent_id, "pattern.agent_id", MAX_ID)
-            if pattern.id in seen or (len(contributions) > 1 and pattern.id in self._index):
+            if text(pattern.id, "pattern.id", MAX_ID) in seen:
                 raise taken(pattern.id)
             seen.add(pattern.id)
+        for one, other in _pairs(links, "links"):
+            if text(one, "links", MAX_ID) == text(other, "links", MAX_ID):
+                raise ArgumentError(f"links must be of two patterns, not of {one!r} with itself", argument="links")
+        if len(contributions) > 1:
+            # The store looks at one page at a time: what can be known to be taken is known before the first.
+            yield from self._patterns.pull()
+            for pattern_id in seen:
+                if pattern_id in self._index:
+                    raise taken(pattern_id)
         yield from self._patterns.add(contributions)
         if links:
             yield from self._patterns.link(links)
@@ -273,6 +280,20 @@ class PatternRules:
         """Return the patterns by id, as they are now."""
         yield from self._patterns.pull()
         return PatternView(self._index)
+
+
+def _agent(agent_id: str) -> None:
+    if not text(agent_id, "agent_id", MAX_ID).strip():
+        raise ArgumentError("agent_id must not be blank", argument="agent_id")
+
+
+def _pairs(value: object, argument: str) -> Sequence[tuple[Any, Any]]:
+    if isinstance(value, (str, bytes)) or not isinstance(value, Sequence):
+        raise ArgumentTypeError(f"{argument} must be a list, not {type(value).__name__}", argument=argument)
+    for item in value:
+        if not isinstance(item, (tuple, list)) or len(item) != 2:
+            raise ArgumentTypeError(f"{argument} must be a list of pairs; {item!r:.40} is none", argument=argument)
+    return value
 
 
 def _ids(value: object) -> Iterable[str]:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Final
 
@@ -24,6 +24,7 @@ from empathy_kv.codec import codec
 from empathy_kv.errors import CheckError
 from empathy_kv.kv.interface import Steps
 from empathy_kv.kv.operations import (
+    PAGE,
     Batch,
     Check,
     Delete,
@@ -42,6 +43,7 @@ from empathy_kv.kv.operations import (
     ZScore,
     ZTrim,
     octets,
+    pages,
 )
 from empathy_kv.matching import Held, Index
 from empathy_kv.pattern_library import Contribution, missing, taken
@@ -50,9 +52,6 @@ from empathy_kv.records import PROVEN, Pattern
 _NAMESPACE: Final = ("patterns",)
 _FEED: Final = 100_000
 """How many changed ids the feed keeps; a worker that slept through more loads the library afresh."""
-_PAGE: Final = 500
-"""Patterns read or written by one batch, and how many bytes of them at most."""
-_PAGE_BYTES: Final = 16 * 1024 * 1024
 _CODEC: Final = codec(Pattern)
 
 
@@ -76,7 +75,7 @@ class SharedPatterns:
                     Get("epoch"),
                     ZRange("changes", 0, 0),
                     ZRange("changes", -1, -1),
-                    ZRangeByScore("changes", since + 1, limit=_PAGE),
+                    ZRangeByScore("changes", since + 1, limit=PAGE),
                     ZCard("changes"),
                 ),
             )
@@ -97,8 +96,8 @@ class SharedPatterns:
         """Read the whole library, page by page, in the place of what is known; what changes meanwhile is fed after."""
         epoch, last, order = yield Batch(_NAMESPACE, (Get("epoch"), ZRange("changes", -1, -1), ZRange("order")))
         loaded: dict[str, Held | None] = {}
-        for start in range(0, len(order), _PAGE):
-            ids = [member.decode() for member, _ in order[start : start + _PAGE]]
+        for page in pages(order):
+            ids = [member.decode() for member, _ in page]
             loaded.update(zip(ids, (yield from self._fetch(ids)), strict=True))
         with self.index.lock:
             gone = {held.pattern.id: None for held in self.index if held.pattern.id not in loaded}
@@ -141,7 +140,7 @@ class SharedPatterns:
 
     def add(self, contributions: Sequence[Contribution]) -> Steps[None]:
         documents = [(agent, pattern.id, octets(_CODEC.encode(pattern), "pattern")) for agent, pattern in contributions]
-        for page in _pages(documents):
+        for page in pages(documents, lambda document: len(document[2])):
             ids = [pattern_id.encode() for _, pattern_id, _ in page]
             fields = [HSet(f"p:{p}", {"doc": document, "agent": agent.encode()}) for agent, p, document in page]
             try:
@@ -154,8 +153,7 @@ class SharedPatterns:
 
     def remove(self, ids: Sequence[str]) -> Steps[list[bool]]:
         removed: list[bool] = []
-        for start in range(0, len(ids), _PAGE):
-            page = ids[start : start + _PAGE]
+        for page in pages(ids):
             members = [pattern_id.encode() for pattern_id in page]
             replies = yield from self._write(
                 (*(Delete(f"p:{i}") for i in page), ZRem("order", members), *_changed(*members))
@@ -178,8 +176,7 @@ class SharedPatterns:
             raise missing(pattern_id) from error
 
     def link(self, pairs: Sequence[tuple[str, str]]) -> Steps[None]:
-        for start in range(0, len(pairs), _PAGE):
-            page = pairs[start : start + _PAGE]
+        for page in pages(pairs):
             ends = [(a, b) for one, other in page for a, b in ((one, other), (other, one))]
             try:
                 yield from self._write(
@@ -191,23 +188,6 @@ class SharedPatterns:
                 )
             except CheckError as error:
                 raise missing(error.key.removeprefix("p:")) from error
-
-
-_Document = tuple[str, str, bytes]
-"""Who contributes, the id, the JSON."""
-
-
-def _pages(documents: Sequence[_Document]) -> Iterator[list[_Document]]:
-    page: list[_Document] = []
-    size = 0
-    for document in documents:
-        if page and (len(page) == _PAGE or size + len(document[2]) > _PAGE_BYTES):
-            yield page
-            page, size = [], 0
-        page.append(document)
-        size += len(document[2])
-    if page:
-        yield page
 
 
 def _changed(*ids: bytes) -> tuple[Operation, ...]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import os
-from pathlib import Path
 from typing import Final
 
 from attrs import evolve
@@ -86,13 +85,10 @@ class StateManager:
         if (state_dir is None) == (kv is None):
             raise ArgumentError("give either state_dir or kv", argument="state_dir")
         if kv is None:
-            if not isinstance(state_dir, (str, os.PathLike)):
-                raise ArgumentTypeError(
-                    f"state_dir must be a path, not {type(state_dir).__name__}", argument="state_dir"
-                )
+            from empathy_kv.export import destination
             from empathy_kv.kv.files.flat import FlatDirectory
 
-            kv = FlatDirectory(Path(state_dir), NAMESPACE)
+            kv = FlatDirectory(destination(state_dir, "state_dir"), NAMESPACE)
         self._rules = StateRules()
         self._run = functools.partial(run, kv)
         self._kv = kv

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Callable
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 from urllib.parse import unquote, urlsplit
@@ -13,6 +12,7 @@ from urllib.parse import unquote, urlsplit
 from empathy_kv.collection import Collection
 from empathy_kv.errors import ArgumentError, ArgumentTypeError
 from empathy_kv.kv.interface import KV
+from empathy_kv.kv.operations import number, text
 from empathy_kv.metrics import HISTORY, MetricsCollector
 from empathy_kv.pattern_library import PatternLibrary
 from empathy_kv.shared_patterns import SharedPatterns
@@ -90,6 +90,8 @@ def connect(
         target = os.environ.get("EMPATHY_KV_URL") or DEFAULT_URL
     if durability not in ("fsync", "os"):
         raise ArgumentError(f"durability must be 'fsync' or 'os', not {durability!r}", argument="durability")
+    text(prefix, "prefix", 128)
+    number(timeout, "timeout", 0.001, 3600.0)
     options: dict[str, Any] = {"timeout": timeout, "prefix": prefix}
     if isinstance(target, KV):
         kv = target
@@ -125,6 +127,7 @@ def _memory(url: str, durability: str, options: dict[str, Any]) -> KV:  # noqa: 
 
 
 def _files(url: str, durability: str, options: dict[str, Any]) -> KV:
+    from empathy_kv.export import destination
     from empathy_kv.kv.files import FilesKV
 
     path = url[len("file:") :]
@@ -133,15 +136,20 @@ def _files(url: str, durability: str, options: dict[str, Any]) -> KV:
         if parts.netloc not in ("", "localhost"):
             raise ArgumentError("target must name a directory of this machine, as file:///path", argument="target")
         path = unquote(parts.path)
-    if not path or "\0" in path:
-        raise ArgumentError("target must name a directory, as file:.empathy", argument="target")
-    return FilesKV(Path(path).expanduser(), durability=durability, **options)  # type: ignore[arg-type]
+    try:
+        directory = destination(path)
+    except ArgumentError:
+        raise ArgumentError("target must name a directory, as file:.empathy", argument="target") from None
+    return FilesKV(directory, durability=durability, **options)  # type: ignore[arg-type]
 
 
 def _redis(url: str, durability: str, options: dict[str, Any]) -> KV:  # noqa: ARG001 - as the others
     from empathy_kv.kv.redis import RedisKV
 
-    return RedisKV.from_url(url, **options)
+    try:
+        return RedisKV.from_url(url, **options)
+    except ArgumentError as error:
+        raise ArgumentError(str(error).replace("url", "target", 1), argument="target") from None
 
 
 _OPENERS: dict[str, Callable[[str, str, dict[str, Any]], KV]] = {

@@ -14,9 +14,9 @@ from __future__ import annotations
 import functools
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
-from typing import Any, ClassVar, Final, Literal, TypeAlias
+from typing import Any, ClassVar, Final, Literal, TypeAlias, TypeVar
 
 from attrs import field as attribute
 from attrs import frozen
@@ -33,6 +33,8 @@ MAX_OPERATIONS: Final = 10_000
 """Operations and preconditions of one batch; also fields or members of one operation."""
 MAX_BATCH: Final = 64 * 1024 * 1024
 """Bytes of all values of one batch."""
+PAGE: Final = 500
+"""Items that one batch of a bulk call takes."""
 MAX_TTL: Final = 100 * 366 * 86400.0
 """Seconds that a key may live; for longer, use None."""
 INTEGER_MIN: Final = -(2**63)
@@ -565,6 +567,21 @@ class Settle:
     writes: ClassVar[bool] = True
 
     token: Token
+
+
+I = TypeVar("I")  # noqa: E741 - an item
+
+
+def pages(items: Sequence[I], size: Callable[[I], int] = lambda _: 0) -> Iterator[Sequence[I]]:
+    """Cut items into pieces that a batch can hold: at most 500, and 16 MiB if each has that `size` in bytes."""
+    start = total = 0
+    for i, item in enumerate(items):
+        if i > start and (i - start == PAGE or total + size(item) > MAX_VALUE):
+            yield items[start:i]
+            start, total = i, 0
+        total += size(item)
+    if start < len(items):
+        yield items[start:]
 
 
 _SIZED: Final[dict[type, Any]] = {

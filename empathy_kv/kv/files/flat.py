@@ -132,15 +132,21 @@ class FlatDirectory(KV):
         """Return the files of a key that are there, the one that counts first."""
         safe = self._safe(key)
         found = [safe] if os.path.lexists(safe) else []
-        bare = f"{key}.json"
-        if bare != safe.name and not _unsafe(bare) and self._listed(bare) and self._key(bare) == key:
-            found.append(self._path / bare)
+        bare = self._path / f"{key}.json"
+        if safe.name != bare.name and not _unsafe(bare.name) and os.path.lexists(bare) and self._belongs(bare, key):
+            found.append(bare)
         return found
+
+    def _belongs(self, bare: Path, key: str) -> bool:
+        # That it is there says nothing where names are folded, and listing the directory takes long: its content
+        # decides, but where that does not say whose it is.
+        return self._id(bare.name) == key or (self._listed(bare.name) and self._key(bare.name) == key)
 
     def _listed(self, file: str) -> bool:
         # Not by asking for it: a file system that folds names would show the file of another key.
         try:
-            return any(entry.name == file for entry in os.scandir(self._path))
+            with os.scandir(self._path) as entries:
+                return any(entry.name == file for entry in entries)
         except FileNotFoundError:
             return False
 
@@ -176,11 +182,15 @@ class FlatDirectory(KV):
         stem = file.removesuffix(".json")
         if "~" not in stem:
             return stem
-        try:
-            found = _IDS.decode((self._path / file).read_bytes()).user_id
-        except (msgspec.DecodeError, UnicodeDecodeError, FileNotFoundError):
-            return stem
+        found = self._id(file)
         return found if found is not None and name(found) == stem else stem
+
+    def _id(self, file: str) -> str | None:
+        """Return the id in a document, None if it has none."""
+        try:
+            return _IDS.decode((self._path / file).read_bytes()).user_id
+        except (msgspec.DecodeError, UnicodeDecodeError, FileNotFoundError):
+            return None
 
     def close(self) -> None:
         self._lock.close()
