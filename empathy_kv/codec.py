@@ -19,17 +19,23 @@ document that they refuse goes through a second set, which finds the place.
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import enum
 import functools
+import itertools
 import math
+import re
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import Any, Final, Generic, NoReturn, TypeVar, cast
 
 import attrs
 import cattrs
 import msgspec
-from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
+from cattrs.cols import is_mapping
+from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, mapping_structure_factory, override
 from cattrs.preconf.json import configure_converter
 
 from empathy_kv.errors import ArgumentTypeError, CodecError
@@ -53,15 +59,28 @@ class _MismatchError(ValueError):
 # What is allowed: each returns the value as it is kept
 
 
-def _str(value: Any, _: Any = None) -> str:
-    if type(value) is not str:
-        raise _MismatchError("expected str")
+def _str(value: Any, kind: Any = str) -> str:
+    if type(value) is not str or kind is not str:
+        return _member(value, kind, str)  # type: ignore[no-any-return]
     return value
 
 
-def _int(value: Any, _: Any = None) -> int:
-    if type(value) is not int:
-        raise _MismatchError("expected int")
+def _member(value: Any, kind: Any, plain: type) -> Any:
+    """Return a member of an enumeration of texts or integers for its value, or the other way round.
+
+    The hook of a class serves its subclasses too, which such enumerations are.
+    """
+    if issubclass(kind, enum.Enum) and type(value) is plain:
+        with contextlib.suppress(ValueError):
+            return kind(value)
+    elif kind is plain and isinstance(value, enum.Enum) and type(value.value) is plain:
+        return value.value
+    raise _MismatchError(f"expected {kind.__name__}")
+
+
+def _int(value: Any, kind: Any = int) -> int:
+    if type(value) is not int or kind is not int:
+        return _member(value, kind, int)  # type: ignore[no-any-return]
     if value not in _INTEGERS:
         raise _MismatchError("expected int of 64 bits")
     return value
@@ -119,6 +138,16 @@ def _write_datetime(value: Any) -> str:
     if not isinstance(value, datetime):
         raise _MismatchError("expected datetime")
     return utc(value).replace(tzinfo=None).isoformat()
+
+
+_Key = typing.NewType("_Key", int)
+"""An integer that is the key of an object, where JSON has only texts."""
+
+
+def _read_key(value: Any, _: Any = None) -> int:
+    if type(value) is not str or not re.fullmatch("0|-?[1-9][0-9]*", value):
+        raise _MismatchError("expected int as key")
+    return _int(int(value))
 
 
 def _optional(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -248,6 +277,11 @@ def _converter(detailed: bool) -> cattrs.Converter:
     for kind, check in ((str, _str), (int, _int), (float, _float), (bool, _bool)):
         converter.register_structure_hook(kind, check)
         converter.register_unstructure_hook(kind, check)
+    converter.register_structure_hook(_Key, _read_key)
+    converter.register_structure_hook_factory(
+        lambda kind: is_mapping(kind) and typing.get_args(kind)[:1] == (int,),
+        lambda kind, _: mapping_structure_factory(kind, converter, detailed_validation=detailed, key_type=_Key),
+    )
     converter.register_structure_hook(datetime, _read_datetime)
     converter.register_unstructure_hook(datetime, _write_datetime)
     converter.register_structure_hook_func(lambda kind: kind is Any, _json_any)
@@ -274,21 +308,35 @@ class Codec(Generic[T]):
     def __init__(self, kind: type[T]) -> None:
         self._kind = kind
         names = {item.name for item in attrs.fields(kind)} if attrs.has(kind) else set(_dataclass_fields(kind))
-        self._keeps = "extra" in names
-        self._known = frozenset(names - {"extra"})
+        self._types = typing.get_type_hints(kind, include_extras=True)
+        self._keeps = self._types.get("extra") == dict[str, Any]
+        self._known = frozenset(names - {"extra"} if self._keeps else names)
+        self._ours = kind in _CONSTRAINED
         constrained = _CONSTRAINED.get(kind, {})
         overrides: dict[str, Any] = {
             name: override(struct_hook=read, unstruct_hook=write) for name, (read, write) in constrained.items()
         }
         if self._keeps:
             overrides["extra"] = override(omit=True)
-        self._write: Callable[[T], dict[str, Any]] = make_dict_unstructure_fn(kind, _FAST, **overrides)
-        self._read: dict[bool, Callable[..., T]] = {
-            converter.detailed_validation: make_dict_structure_fn(
-                kind, converter, _cattrs_forbid_extra_keys=not self._keeps, **overrides
+        try:
+            self._write: Callable[[T], dict[str, Any]] = make_dict_unstructure_fn(
+                kind, _FAST, _cattrs_include_init_false=True, **overrides
             )
-            for converter in (_FAST, _THOROUGH)
-        }
+            self._read: dict[bool, Callable[..., T]] = {
+                converter.detailed_validation: make_dict_structure_fn(
+                    kind,
+                    converter,
+                    _cattrs_forbid_extra_keys=not self._keeps,
+                    _cattrs_include_init_false=True,
+                    **overrides,
+                )
+                for converter in (_FAST, _THOROUGH)
+            }
+        except cattrs.StructureHandlerNotFoundError as error:
+            raise ArgumentTypeError(
+                f"kind must have fields that JSON can hold; {kind.__name__} has one of type {error.type_}",
+                argument="kind",
+            ) from error
 
     def unstructure(self, record: T) -> dict[str, Any]:
         """Return the JSON object of a record; raise `CodecError` if it holds what cannot be stored."""
@@ -334,20 +382,30 @@ class Codec(Generic[T]):
         """Return the JSON bytes of a record; raise `CodecError` if it holds what cannot be stored."""
         document = self.unstructure(record)
         try:
-            return _ENCODER.encode(document)
+            data = _ENCODER.encode(document)
         except UnicodeEncodeError as error:
             place = _surrogate(document, "$") or "$"
             raise CodecError(f"expected valid Unicode, not a lone surrogate @ {place}", path=place) from error
         except (TypeError, ValueError, RecursionError) as error:
             raise CodecError(f"expected JSON: {error}") from error
+        if not self._ours:
+            self._verify(record, data)
+        return data
 
     def decode(self, data: bytes) -> T:
         """Return the record of JSON bytes; raise `CodecError` if they are none."""
         return self.structure(parse(data))
 
+    def _verify(self, record: T, data: bytes) -> None:
+        """Raise if reading would not give the record back: cattrs writes what it is given, whatever was declared."""
+        again = self.structure(json_value(parse(data)))
+        for name in self._known:
+            place = _differ(getattr(record, name), getattr(again, name), f"$.{name}")
+            if place is not None:
+                raise CodecError(f"expected {_called(self._types[name])} @ {place}", path=place)
+
     def _explain(self, record: T, error: Exception) -> NoReturn:
         """Say where a record holds what cannot be stored: its fields are written one by one."""
-        types = typing.get_type_hints(self._kind, include_extras=True)
         constrained = _CONSTRAINED.get(self._kind, {})
         for name in sorted(self._known):
             value = getattr(record, name)
@@ -355,13 +413,14 @@ class Codec(Generic[T]):
                 if name in constrained:
                     constrained[name][1](value)
                 else:
-                    _FAST.unstructure(value, unstructure_as=types[name])
+                    _FAST.unstructure(value, unstructure_as=self._types[name])
             except Exception as cause:  # noqa: BLE001 - as above
                 what, place = _find(cause, f"$.{name}")
                 if place == f"$.{name}":
                     what, place = self._inside(record, what, place)
                 raise CodecError(f"{what} @ {place}", path=place) from error
-        raise CodecError(f"expected a {self._kind.__name__}: {error}") from error
+        what, place = self._inside(record, f"expected a {self._kind.__name__}: {error}", "$")
+        raise CodecError(f"{what} @ {place}", path=place) from error
 
     def _inside(self, record: T, what: str, place: str) -> tuple[str, str]:
         """Return what is wrong inside of a field, and where, as far as the reader finds it."""
@@ -404,7 +463,7 @@ def _find(error: BaseException, path: str) -> tuple[str, str]:
             step = f".{note.name}" if isinstance(note, cattrs.AttributeValidationNote) else f"[{note.index!r}]"
             if isinstance(cause, (_MismatchError, KeyError, cattrs.BaseValidationError)):
                 return _find(cause, path + step)
-            return f"expected {getattr(note.type, '__name__', note.type)}", path + step
+            return f"expected {_called(note.type)}", path + step
         return _find(others[0], path)
     if isinstance(error, _MismatchError):
         return str(error), path + error.place
@@ -414,6 +473,34 @@ def _find(error: BaseException, path: str) -> tuple[str, str]:
         field = min(map(str, error.extra_fields))
         return "unknown field", f"{path}.{field}"
     return str(error) or type(error).__name__, path
+
+
+def _called(kind: Any) -> str:
+    return kind.__name__ if isinstance(kind, type) and not typing.get_args(kind) else str(kind)
+
+
+def _differ(written: Any, read: Any, path: str) -> str | None:
+    """Return where what was read is not what was written, None if it is."""
+    if type(written) is not type(read):
+        return None if type(written) is int and type(read) is float and written == read else path
+    if isinstance(written, datetime):
+        return None if utc(written) == utc(read) else path
+    inside: Iterable[tuple[Any, Any, str]]
+    if isinstance(written, (list, tuple)):
+        inside = zip(written, read, map("[{}]".format, itertools.count()), strict=False)
+    elif isinstance(written, dict):
+        inside = ((value, read.get(key), f"[{key!r}]") for key, value in written.items())
+    elif attrs.has(type(written)) or dataclasses.is_dataclass(written):
+        names = [
+            item.name for item in (attrs.fields if attrs.has(type(written)) else dataclasses.fields)(type(written))
+        ]
+        inside = ((getattr(written, name), getattr(read, name), f".{name}") for name in names)
+        return next((place for a, b, step in inside if (place := _differ(a, b, path + step))), None)
+    else:
+        return None if written == read else path
+    if len(written) != len(read):
+        return path
+    return next((place for a, b, step in inside if (place := _differ(a, b, path + step))), None)
 
 
 def _surrogate(value: Any, path: str) -> str | None:
@@ -437,8 +524,6 @@ def _surrogate(value: Any, path: str) -> str | None:
 
 
 def _dataclass_fields(kind: type) -> tuple[str, ...]:
-    import dataclasses
-
     if not dataclasses.is_dataclass(kind):
         raise ArgumentTypeError(f"kind must be an attrs class or a dataclass, not {kind!r}", argument="kind")
     return tuple(item.name for item in dataclasses.fields(kind))
