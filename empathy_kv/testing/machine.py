@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar, Final, Literal, TypeAlias
 
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, precondition, rule
 
@@ -345,26 +345,41 @@ class Opened:
 
 
 NAMES: Final[tuple[Name, ...]] = (("m",), ("m", "n"))
-KEYS: Final = ("a", "b", "A", "{a}/\0:é", "{a}/\0:e\u0301")
+KEYS: Final = {
+    "string": ("a", "A", "a", "any"),
+    "hash": ("{a}/\0:é", "{a}/\0:e\u0301", "{a}/\0:é", "any"),
+    "zset": ("z", "z ", "z", "any"),
+}
+"""Each kind of value has keys of its own, and one with the others, or most batches would meet a wrong kind."""
 FIELDS: Final = ("f", "F", "\n")
 MEMBERS: Final = (b"m", b"n", b"", b"\xff\0")
 LONG: Final = (None, 3600.0, 86400.0)
 SHORT: Final = (0.0004, 0.001, 0.002)
 
 _names = st.sampled_from(NAMES)
-_keys = st.sampled_from(KEYS)
+_all = sorted({key for keys in KEYS.values() for key in keys})
+_keys = st.sampled_from(_all)
 _parts = strategies.Parts(
     keys=_keys,
     fields=st.sampled_from(FIELDS),
     members=st.sampled_from(MEMBERS),
+    values=st.integers(-9, 9).map(b"%d".__mod__) | strategies.values(),
     scores=st.sampled_from([0.0, 1.0, 2.0, -0.0, 0.5, 0.1, 1e308, 5e-324, 2.0**53]) | strategies.scores(),
     ttls=st.sampled_from(LONG),
 )
-_operations = st.lists(strategies.operations(_parts), min_size=1, max_size=6)
+
+
+def _settled(operation: Operation) -> Operation:
+    """Return the operation on a key of its kind of value."""
+    own = KEYS.get("string" if isinstance(operation, Set) else operation.kind or "")
+    return evolve(operation, key=own[_all.index(operation.key) % len(own)]) if own else operation
+
+
+_operations = st.lists(strategies.operations(_parts).map(_settled), min_size=1, max_size=6)
 _writing = st.builds(
     lambda operations, last: [*operations, last],
-    st.lists(strategies.operations(_parts), max_size=5),
-    strategies.writes(_parts),
+    st.lists(strategies.operations(_parts).map(_settled), max_size=5),
+    strategies.writes(_parts).map(_settled),
 )
 
 Want: TypeAlias = tuple[Literal["absent", "there", "as it is", "as read", "older"], str, bytes | None]
@@ -373,7 +388,7 @@ _wants: st.SearchStrategy[Sequence[Want]] = st.one_of(
     st.just(()),
     st.just(()),
     st.lists(
-        st.tuples(st.sampled_from(["absent", "there", "as it is", "as read", "older"]), _keys, st.none())
+        st.tuples(st.sampled_from(["as it is", "as read", "there", "absent", "older"]), _keys, st.none())
         | st.tuples(st.sampled_from(["absent", "there"]), _keys, st.sampled_from(MEMBERS)),
         min_size=1,
         max_size=3,

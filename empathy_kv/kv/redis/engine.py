@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import random
@@ -95,12 +96,10 @@ class RedisKV(KV):
             form = FORMS.get(type(operations[0]))  # type: ignore[arg-type]
             if form is not None and form.command is not None:
                 operation: Any = operations[0]
-                reply = self._call(
-                    [form.name.upper(), layout.key(operation.key), *form.command(operation)],
-                    repeatable=True,
-                    key=operation.key,
-                )
-                return [form.reply(operation, reply)]
+                command = [form.name.upper(), layout.key(operation.key), *form.command(operation)]
+                # WRONGTYPE does not say what the key holds; the script does.
+                with contextlib.suppress(WrongTypeError):
+                    return [form.reply(operation, self._call(command, repeatable=True))]
         if operations and isinstance(operations[0], Settle):
             token: Token | None = operations[0].token
             mode = "s"
@@ -161,7 +160,6 @@ class RedisKV(KV):
         repeatable: bool,
         token: Token | None = None,
         script: bool = False,
-        key: str = "",
     ) -> Any:
         """Send a command and return what came back, repeating it until the deadline if that is safe."""
         deadline = time.monotonic() + self._timeout
@@ -190,7 +188,7 @@ class RedisKV(KV):
                     error, (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError)
                 ):
                     connection.disconnect()
-                final = translate(error, key)
+                final = translate(error)
                 if final is not None:
                     raise final from error
                 if time.monotonic() + pause >= deadline or (sent and not repeatable):
@@ -242,11 +240,11 @@ _TOKENS = {
 }
 
 
-def _wrong(key: str, kind: str = "other kind") -> WrongTypeError:
+def _wrong(key: str, kind: str) -> WrongTypeError:
     return WrongTypeError(f"{key!r} holds a {kind}, which the operation does not work on", key=key, kind=kind)
 
 
-def translate(error: redis.exceptions.RedisError, key: str = "") -> EmpathyKVError | None:
+def translate(error: redis.exceptions.RedisError) -> EmpathyKVError | None:
     """Return what an error of redis-py means here, or None if trying again may help."""
     message = str(error)
     if isinstance(
@@ -259,7 +257,7 @@ def translate(error: redis.exceptions.RedisError, key: str = "") -> EmpathyKVErr
     ):
         return StoragePermissionError(f"the server does not allow it ({type(error).__name__})")
     if message.startswith("WRONGTYPE"):
-        return _wrong(key)
+        return _wrong("", "")
     if isinstance(error, redis.exceptions.OutOfMemoryError):
         return StorageError("the server has reached its maxmemory and refuses to write")
     if isinstance(error, redis.exceptions.ReadOnlyError):
