@@ -516,7 +516,7 @@ class Check:
             raise ArgumentError("version must be 0 or None for a member", argument="version")
 
 
-_TOKEN: Final = re.compile(r"([0-9a-f]{16})-(\d{1,9})-(\d{1,18})-(\d{1,15})-(.+)", re.ASCII | re.DOTALL)
+_TOKEN: Final = re.compile(r"([0-9a-f]{16})-(\d{1,9})-(\d{1,16})-(\d{1,16})-(.+)", re.ASCII | re.DOTALL)
 
 
 @frozen
@@ -534,6 +534,11 @@ class Token:
     slot: int
     sequence: int
     issued: int
+
+    def __attrs_post_init__(self) -> None:
+        # Lua, which compares them on Redis, counts in doubles.
+        integer(self.sequence, "sequence", 0, 2**53 - 1)
+        integer(self.issued, "issued", 0, 2**53 - 1)
 
     def __str__(self) -> str:
         name = "/".join(part.replace("~", "~0").replace("/", "~1") for part in self.namespace)
@@ -614,16 +619,17 @@ class Batch:
                 limit=MAX_OPERATIONS,
             )
         if self.token is not None:
-            if not isinstance(self.token, Token):
-                raise ArgumentTypeError(f"token must be a Token, not {type(self.token).__name__}", argument="token")
-            if self.token.namespace != self.namespace:
-                raise ArgumentError(f"token must be one of the namespace {self.namespace}", argument="token")
+            self._require_own(self.token)
         size = 0
         for operation in self.operations:
             measure = _SIZED.get(type(operation))
             if measure is not None:
                 size += measure(operation)
-            elif not isinstance(operation, (Operation, Settle)):
+            elif isinstance(operation, Settle):
+                self._require_own(operation.token)
+                if count > 1 or self.token is not None:
+                    raise ArgumentError("a Settle must stand alone in its batch", argument="operations")
+            elif not isinstance(operation, Operation):
                 raise ArgumentTypeError(
                     f"operations must be operations, not {type(operation).__name__}", argument="operations"
                 )
@@ -633,6 +639,12 @@ class Batch:
                 argument="operations",
                 limit=MAX_BATCH,
             )
+
+    def _require_own(self, token: Token) -> None:
+        if not isinstance(token, Token):
+            raise ArgumentTypeError(f"token must be a Token, not {type(token).__name__}", argument="token")
+        if token.namespace != self.namespace:
+            raise ArgumentError(f"token must be one of the namespace {self.namespace}", argument="token")
 
     @property
     def writes(self) -> bool:
