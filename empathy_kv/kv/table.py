@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 import re
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
 from attrs import define
@@ -137,6 +137,15 @@ class Session:
     used: int
 
 
+@define
+class Foreseen:
+    """What a batch will have made of a key's fields; None is a value, and None for one that it removes."""
+
+    values: dict[str | None, bytes | None]
+    fresh: bool
+    """Whether nothing is left of what the key held before."""
+
+
 class Table:
     """The keys of a namespace, its revision, and what it remembers of its writers. The caller serialises the calls."""
 
@@ -248,7 +257,7 @@ class Table:
         for check in batch.checks:
             self._test(check, now)
         kinds: dict[str, str | None] = {}
-        counters: dict[tuple[str, str | None], bytes | None] = {}
+        foreseen: dict[str, Foreseen] = {}
         for operation in batch.operations:
             key = operation.key  # type: ignore[union-attr]  # a Settle stands alone
             if key not in kinds:
@@ -262,7 +271,7 @@ class Table:
                     kind=kind,
                 )
             if operation.writes:
-                self._foresee(operation, kinds, counters, now)  # type: ignore[arg-type]
+                self._foresee(operation, kinds, foreseen, now)  # type: ignore[arg-type]
 
     def _test(self, check: Check, now: int) -> None:
         entry = self.live(check.key, now)
@@ -288,63 +297,43 @@ class Table:
             raise refused(check, actual)
 
     def _foresee(
-        self,
-        operation: Operation,
-        kinds: dict[str, str | None],
-        counters: dict[tuple[str, str | None], bytes | None],
-        now: int,
+        self, operation: Operation, kinds: dict[str, str | None], foreseen: dict[str, Foreseen], now: int
     ) -> None:
-        """Note what the operation will do to kinds and counters; raise if a counter will not take it.
-
-        `counters` has what the operations before have made of the fields that they touched; (key, None) is a value.
-        """
+        """Note what the operation will do to kinds and counters; raise if a counter will not take it."""
         key = operation.key
         match operation:
             case Set():
-                _clear(counters, key)
-                kinds[key], counters[key, None] = "string", operation.value
+                kinds[key], foreseen[key] = "string", Foreseen({None: operation.value}, True)
             case Delete():
-                _clear(counters, key)
-                kinds[key] = None
-                counters[key, None] = None
+                kinds[key], foreseen[key] = None, Foreseen({}, True)
             case HSet():
                 kinds[key] = "hash"
-                counters.update({(key, name): value for name, value in operation.fields.items()})
+                foreseen.setdefault(key, Foreseen({}, False)).values.update(operation.fields)
             case HDel():
-                counters.update({(key, name): None for name in operation.fields})
+                foreseen.setdefault(key, Foreseen({}, False)).values.update(dict.fromkeys(operation.fields))
             case IncrBy():
                 kinds[key] = "string"
-                counters[key, None] = self._sum(operation, None, operation.increment, counters, now)
+                self._sum(key, {None: operation.increment}, foreseen, now)
             case HIncrBy():
                 kinds[key] = "hash"
-                for name, increment in operation.increments.items():
-                    counters[key, name] = self._sum(operation, name, increment, counters, now)
+                self._sum(key, operation.increments, foreseen, now)
             case ZAdd() | ZAppend():
                 kinds[key] = "zset"
 
-    def _sum(
-        self,
-        operation: Operation,
-        field: str | None,
-        increment: int,
-        counters: dict[tuple[str, str | None], bytes | None],
-        now: int,
-    ) -> bytes:
-        key = operation.key
-        if (key, field) in counters:
-            value = counters[key, field]
-        elif (key, None) in counters:  # Deleted, or set, by this batch: no field of before is left.
-            value = None
-        else:
-            entry = self.live(key, now)
-            content: Any = None if entry is None else entry.content
-            value = content.get(field) if isinstance(content, dict) and field is not None else content
-        number = 0 if value is None else decimal(value)
-        if number is None:
-            raise counter(key, field)
-        if not INTEGER_MIN <= number + increment <= INTEGER_MAX:
-            raise overflow(key, field)
-        return b"%d" % (number + increment)
+    def _sum(self, key: str, increments: Mapping[Any, int], foreseen: dict[str, Foreseen], now: int) -> None:
+        known = foreseen.setdefault(key, Foreseen({}, False))
+        entry = None if known.fresh else self.live(key, now)
+        content: Any = {} if entry is None else entry.content
+        if isinstance(content, bytes):
+            content = {None: content}
+        for field, increment in increments.items():
+            value = known.values[field] if field in known.values else content.get(field)
+            number = 0 if value is None else decimal(value)
+            if number is None:
+                raise counter(key, field)
+            if not INTEGER_MIN <= number + increment <= INTEGER_MAX:
+                raise overflow(key, field)
+            known.values[field] = b"%d" % (number + increment)
 
     # What the operations do; each is a function of the table, the operation and the time
 
@@ -545,11 +534,6 @@ def overflow(key: str, field: str | None) -> CounterOverflowError:
 
 def _score(item: tuple[float, bytes]) -> float:
     return item[0]
-
-
-def _clear(counters: dict[tuple[str, str | None], bytes | None], key: str) -> None:
-    for touched in [touched for touched in counters if touched[0] == key]:
-        del counters[touched]
 
 
 _APPLY: Final[dict[type, Callable[[Table, Any, int], Reply]]] = {
