@@ -32,7 +32,7 @@ class CollectionRules(Generic[T]):
         self._codec = codec(kind)
         self._kind = kind
 
-    def _encode(self, id: str, document: T) -> bytes:  # noqa: A002 - the name that callers give
+    def _encode(self, id: str, document: T) -> bytes:
         if type(document) is not self._kind:
             raise ArgumentTypeError(
                 f"document must be a {self._kind.__name__}, not {type(document).__name__}", argument="document"
@@ -42,22 +42,22 @@ class CollectionRules(Generic[T]):
         except CodecError as error:
             raise CodecError(f"document {id!r}: {error}", path=error.path, argument="document") from error
 
-    def _decode(self, id: str, data: bytes) -> T:  # noqa: A002 - as above
+    def _decode(self, id: str, data: bytes) -> T:
         try:
             return self._codec.decode(data)
         except CodecError as error:
             raise CodecError(f"document {id!r} as it is stored: {error}", path=error.path) from error
 
-    def put(self, id: str, document: T, ttl: float | timedelta | None) -> Steps[int]:  # noqa: A002
+    def put(self, id: str, document: T, ttl: float | timedelta | None) -> Steps[int]:
         replies = yield Batch(self.namespace, (Set(_id(id), self._encode(id, document), ttl),))
         version: int = replies[0]
         return version
 
-    def get(self, id: str) -> Steps[T | None]:  # noqa: A002
+    def get(self, id: str) -> Steps[T | None]:
         replies = yield Batch(self.namespace, (Get(_id(id)),))
         return None if replies[0] is None else self._decode(id, replies[0])
 
-    def delete(self, id: str) -> Steps[bool]:  # noqa: A002
+    def delete(self, id: str) -> Steps[bool]:
         replies = yield Batch(self.namespace, (Delete(_id(id)),))
         deleted: bool = replies[0]
         return deleted
@@ -93,7 +93,7 @@ class Collection(Generic[T]):
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._rules.namespace[1]!r})"
 
-    def put(self, id: str, document: T, ttl: float | timedelta | None = None) -> int:  # noqa: A002
+    def put(self, id: str, document: T, ttl: float | timedelta | None = None) -> int:
         """Store a document in the place of one that was there, and return its version.
 
         It lives for `ttl` seconds (or a timedelta); None is for ever. `CodecError` if it holds what its class does not
@@ -101,11 +101,11 @@ class Collection(Generic[T]):
         """
         return run(self._kv, self._rules.put(id, document, ttl))
 
-    def get(self, id: str) -> T | None:  # noqa: A002
+    def get(self, id: str) -> T | None:
         """Return a document, None if it is absent or has expired."""
         return run(self._kv, self._rules.get(id))
 
-    def delete(self, id: str) -> bool:  # noqa: A002
+    def delete(self, id: str) -> bool:
         """Delete a document and return whether it was there; deleting twice is no error."""
         return run(self._kv, self._rules.delete(id))
 

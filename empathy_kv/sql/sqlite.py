@@ -84,7 +84,7 @@ class Transaction:
 # Forks. A child may use no connection of its parent, nor close it (https://sqlite.org/howtocorrupt.html), nor even let
 # it be collected. So there is none when a process forks: the idle ones are closed before, and opened again at need.
 
-_LOCK: Final = threading.Lock()
+_LOCK: Final = threading.RLock()
 """Held while a file is opened, and while this process forks."""
 _DATABASES: Final[weakref.WeakSet[SQLite]] = weakref.WeakSet()
 _LOST: Final[list[object]] = []
@@ -126,7 +126,7 @@ class SQLite:
         self._wal = wal
         self._idle: list[_Connection] = []
         self._closed = False
-        self._mutex = threading.Lock()
+        self._mutex = threading.RLock()
         self._writer = threading.Lock()
         self._finalizer = weakref.finalize(self, _close, self._idle)
         with _LOCK:
@@ -276,7 +276,7 @@ class SQLite:
         """Begin anew, in a child that was forked off: other threads may have held these locks."""
         _LOST.extend(self._idle)
         self._idle.clear()
-        self._mutex = threading.Lock()
+        self._mutex = threading.RLock()
         self._writer = threading.Lock()
 
     # Errors

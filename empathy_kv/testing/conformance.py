@@ -1861,11 +1861,13 @@ class _Closing(_Suite):
         ns = kv.namespace("a")
 
         def write() -> None:
+            end = time.monotonic() + 10
             try:
-                while True:
+                while time.monotonic() < end:
                     ns.execute(IncrBy("a"), IncrBy("b"))
             except ClosedError:
                 return
+            pytest.fail("it is still open")
 
         def close() -> None:
             time.sleep(0.02)

@@ -9,6 +9,7 @@ import random
 import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Self
+from urllib.parse import urlsplit
 
 import redis
 from redis.backoff import NoBackoff
@@ -72,6 +73,8 @@ class RedisKV(KV):
                 retry=Retry(NoBackoff(), 0),
             )
             pool.connection_class(**pool.connection_kwargs)  # An option that it does not know is refused here.
+            if not url.startswith("unix:"):
+                int(urlsplit(url).path.strip("/") or 0)  # redis-py takes what is no number for database 0.
         except (ValueError, TypeError, redis.exceptions.RedisError) as error:
             # Neither the URL nor the error's text, which quotes it: there may be a password in it.
             raise ArgumentError(

@@ -1,0 +1,128 @@
+"""Stores on every engine, and places that more than one worker can open."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+import pytest
+from attrs import Factory, define
+from engines import ENGINES, Engine, Place, place
+
+from empathy_kv.pattern_library import PatternLibrary
+from empathy_kv.states import StateManager
+from empathy_kv.store import Store
+
+NAMES: Final = ("memory", "files", "fakeredis", "redis")
+"""The engines that the domain is tested on; "files" is that with durability "os"."""
+SHARED: Final = tuple(name for name in NAMES if ENGINES[name].shares)
+
+
+@define
+class Home:
+    """One place on one engine. Each `open` is another worker there; on an engine that shares nothing, another store."""
+
+    name: str
+    engine: Engine
+    place: Place
+    opened: list[Store] = Factory(list)
+
+    def open(self, **options: Any) -> Store:
+        store = Store(self.engine.open(self.place), **options)
+        self.opened.append(store)
+        return store
+
+    def close(self) -> None:
+        while self.opened:
+            self.opened.pop().close()
+
+
+Fresh: TypeAlias = Callable[[], Home]
+"""Gives a home where nothing is yet, as often as it is called: what a test with many examples needs."""
+
+
+def _homes(request: pytest.FixtureRequest, path: Path) -> Iterator[Fresh]:
+    name = request.param
+    made: list[Home] = []
+    numbers = itertools.count()
+
+    def fresh() -> Home:
+        made.append(Home(name, ENGINES[name], place(ENGINES[name], path / f"home-{next(numbers)}", request)))
+        return made[-1]
+
+    yield fresh
+    for home in made:
+        home.close()
+
+
+@pytest.fixture(params=NAMES)
+def fresh(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Fresh]:
+    """On every engine."""
+    yield from _homes(request, tmp_path)
+
+
+@pytest.fixture(params=SHARED)
+def fresh_shared(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Fresh]:
+    """On every engine that workers share, and that keeps what was stored: it can be closed and opened again."""
+    yield from _homes(request, tmp_path)
+
+
+@pytest.fixture
+def home(fresh: Fresh) -> Home:
+    return fresh()
+
+
+@pytest.fixture
+def shared(fresh_shared: Fresh) -> Home:
+    return fresh_shared()
+
+
+@pytest.fixture
+def store(home: Home) -> Store:
+    return home.open()
+
+
+@pytest.fixture(params=["local", *NAMES])
+def libraries(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[], PatternLibrary]]:
+    """Gives an empty library as often as it is called: `PatternLibrary()`, and that of a store on every engine."""
+    if request.param == "local":
+        yield PatternLibrary
+    else:
+        for fresh in _homes(request, tmp_path):
+            yield functools.partial(_patterns, fresh)
+
+
+def _patterns(fresh: Fresh) -> PatternLibrary:
+    return fresh().open().patterns
+
+
+@pytest.fixture
+def library(libraries: Callable[[], PatternLibrary]) -> PatternLibrary:
+    return libraries()
+
+
+@pytest.fixture(params=["directory", *NAMES])
+def states(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[StateManager]:
+    """A manager of states: of a directory, and on every engine."""
+    if request.param == "directory":
+        yield StateManager(state_dir=tmp_path / "above" / "state")
+    else:
+        for fresh in _homes(request, tmp_path):
+            yield fresh().open().states
+
+
+@pytest.fixture(params=["directory", *SHARED])
+def managers(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[], StateManager]]:
+    """Gives managers of one place, each a worker of its own."""
+    if request.param == "directory":
+        yield functools.partial(StateManager, state_dir=tmp_path / "above" / "state")
+    else:
+        for fresh in _homes(request, tmp_path):
+            yield functools.partial(_states, fresh())
+
+
+def _states(home: Home) -> StateManager:
+    return home.open().states
