@@ -27,7 +27,7 @@ import itertools
 import math
 import re
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import Any, Final, Generic, NoReturn, TypeVar, cast
 
@@ -308,7 +308,12 @@ class Codec(Generic[T]):
     def __init__(self, kind: type[T]) -> None:
         self._kind = kind
         names = {item.name for item in attrs.fields(kind)} if attrs.has(kind) else set(_dataclass_fields(kind))
-        self._types = typing.get_type_hints(kind, include_extras=True)
+        try:
+            self._types = typing.get_type_hints(kind, include_extras=True)
+        except NameError as error:
+            raise ArgumentTypeError(
+                f"kind must have annotations that can be resolved; in {kind.__name__}, {error}", argument="kind"
+            ) from error
         self._keeps = self._types.get("extra") == dict[str, Any]
         self._known = frozenset(names - {"extra"} if self._keeps else names)
         self._ours = kind in _CONSTRAINED
@@ -319,6 +324,8 @@ class Codec(Generic[T]):
         if self._keeps:
             overrides["extra"] = override(omit=True)
         try:
+            for leaf in {leaf for name in self._known for leaf in _leaves(self._types[name])}:
+                _FAST.get_structure_hook(leaf)
             self._write: Callable[[T], dict[str, Any]] = make_dict_unstructure_fn(
                 kind, _FAST, _cattrs_include_init_false=True, **overrides
             )
@@ -473,6 +480,16 @@ def _find(error: BaseException, path: str) -> tuple[str, str]:
         field = min(map(str, error.extra_fields))
         return "unknown field", f"{path}.{field}"
     return str(error) or type(error).__name__, path
+
+
+def _leaves(kind: Any) -> Iterator[Any]:
+    """Yield the types that an annotation is made of."""
+    arguments = () if typing.get_origin(kind) in (typing.Literal, Callable) else typing.get_args(kind)
+    if not arguments:
+        yield kind
+    for argument in arguments:
+        if argument is not Ellipsis and argument is not type(None):
+            yield from _leaves(argument)
 
 
 def _called(kind: Any) -> str:

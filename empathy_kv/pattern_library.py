@@ -145,12 +145,15 @@ class PatternRules:
         for one, other in _pairs(links, "links"):
             if text(one, "links", MAX_ID) == text(other, "links", MAX_ID):
                 raise ArgumentError(f"links must be of two patterns, not of {one!r} with itself", argument="links")
-        if len(contributions) > 1:
-            # The store looks at one page at a time: what can be known to be taken is known before the first.
+        if len(contributions) > 1 or links:
+            # The store looks at one page at a time: what can be known before the first is looked at here.
             yield from self._patterns.pull()
             for pattern_id in seen:
                 if pattern_id in self._index:
                     raise taken(pattern_id)
+            for pattern_id in (end for pair in links for end in pair):
+                if pattern_id not in seen and pattern_id not in self._index:
+                    raise missing(pattern_id)
         yield from self._patterns.add(contributions)
         if links:
             yield from self._patterns.link(links)

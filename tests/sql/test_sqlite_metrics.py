@@ -86,6 +86,14 @@ def collector(database: SQLite) -> MetricsCollector:
 # What is recorded, and what is said of it
 
 
+def test_connections_are_set_up_to_be_careful(path: Path) -> None:
+    database = SQLite(path)
+    collector(database).record_interaction("ann", 3, True, 1.0)
+    wanted = {"trusted_schema": 0, "foreign_keys": 0, "synchronous": 3, "cell_size_check": 1, "journal_mode": "wal"}
+    for pragma, value in wanted.items():
+        assert database._idle[0]._raw.execute(f"PRAGMA {pragma}").fetchone() == (value,)
+
+
 def test_reading_where_there_is_no_database_finds_nothing_and_creates_nothing(tmp_path: Path) -> None:
     metrics = MetricsCollector(db_path=tmp_path / ".empathy" / "metrics.db")
     assert metrics.get_all_users() == []
@@ -393,6 +401,7 @@ def test_a_child_of_a_fork_has_connections_of_its_own(path: Path) -> None:
             code = 0
         finally:
             os._exit(code)
+    assert not database._idle  # Nor had the parent one open, that the child could have closed.
     metrics.record_interaction("parent", 3, True, 1.0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     metrics.record_interaction("parent", 3, True, 1.0)
@@ -401,11 +410,13 @@ def test_a_child_of_a_fork_has_connections_of_its_own(path: Path) -> None:
 
 
 def test_connections_are_closed_with_their_collector(path: Path) -> None:
-    metrics = MetricsCollector(db_path=path)
-    metrics.record_interaction("ann", 3, True, 1.0)
-    assert len(list(path.parent.iterdir())) > 1
-    del metrics
+    database = SQLite(path)
+    collector(database).record_interaction("ann", 3, True, 1.0)
+    raw = database._idle[0]._raw
+    del database
     gc.collect()
+    with pytest.raises(sqlite3.ProgrammingError):
+        raw.execute("SELECT 1")
     assert list(path.parent.iterdir()) == [path]  # The last one to close tidies up.
 
 
@@ -414,6 +425,7 @@ def test_a_closed_database_says_so(path: Path) -> None:
     metrics = collector(database)
     metrics.record_interaction("ann", 3, True, 1.0)
     database.close()
+    assert list(path.parent.iterdir()) == [path]
     database.close()
     with pytest.raises(ClosedError, match=r"metrics\.db"):
         metrics.get_all_users()
