@@ -28,7 +28,9 @@ store = connect(url, prefix=prefix, durability="os", timeout=30.0)
 """
 _READY = """
 print("ready", flush=True)
-sys.stdin.readline()
+if not sys.stdin.readline():
+    sys.exit("the test is gone")
+deadline = time.monotonic() + 60
 """
 _RECORD = (
     _OPEN
@@ -53,7 +55,7 @@ _WATCH_METRICS = (
     + _READY
     + """
 seen, last, users, looks = 0, {}, 0, 0
-while seen < times:
+while seen < times and time.monotonic() < deadline:
     for user in [f"user{i}" for i in range(5)]:
         stats = store.metrics.get_user_stats(user)
         count = stats["total_operations"]
@@ -77,7 +79,7 @@ _WATCH_PATTERN = (
     + _READY
     + """
 seen, looks = 0, 0
-while seen < times:
+while seen < times and time.monotonic() < deadline:
     each = store.patterns.get_pattern("p")
     assert each is not None
     assert each.usage_count == each.success_count + each.failure_count >= seen, (each, seen)
