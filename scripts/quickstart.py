@@ -141,15 +141,16 @@ def main() -> None:
     work(url)
     sys.stdout.flush()
     subprocess.run([sys.executable, __file__, url], check=True)
-    shown = (scratch / ".empathy" / "empathy" / "states" / "ada.json").relative_to(scratch)
     print(
         f"""
 What to try next:
-  cat {scratch / shown}                           # a state, as it is kept
-  {sys.executable} {__file__} {url}               # look again
-  EMPATHY_KV_URL=redis://localhost {Path(sys.executable).name} ...      # the same code, on a shared server
-  scripts/test                                    # the tests
-README.md has the eight lines to begin with."""
+  # a state, as it is kept
+  cat {scratch}/.empathy/empathy/states/ada.json
+  # look at the store again, in another process
+  {sys.executable} {__file__} {url}
+  # the tests, with a real Redis server
+  scripts/test
+README.md has the eight lines to begin with, and the stores that a URL can name."""
     )
 
 
