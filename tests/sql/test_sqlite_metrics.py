@@ -653,7 +653,8 @@ HOSTILE_SCHEMAS = {
         CREATE TRIGGER t AFTER INSERT ON interactions BEGIN DELETE FROM books; END""",
     "an endless trigger": METRICS.tables["interactions"]
     + f"; CREATE TRIGGER t AFTER INSERT ON Interactions BEGIN SELECT max(i) FROM ({ENDLESS} SELECT i FROM n); END",
-    "a virtual table": "CREATE VIRTUAL TABLE interactions USING fts5(id, user_id)",
+    "a virtual table": """CREATE VIRTUAL TABLE interactions USING fts5(
+        id, user_id, empathy_level, success, response_time_ms, timestamp)""",
     "an index": "CREATE TABLE books (title TEXT); CREATE INDEX interactions ON books(title)",
     "other columns": "CREATE TABLE interactions (id INTEGER, name TEXT)",
     "a collation": METRICS.tables["interactions"].replace("TEXT NOT NULL", "TEXT COLLATE NOCASE NOT NULL"),

@@ -513,7 +513,7 @@ HOSTILE_SCHEMAS: Mapping[str, str] = {
         CREATE TRIGGER t AFTER DELETE ON pattern_usage BEGIN DELETE FROM patterns; END""",
     "other columns": "CREATE TABLE patterns (id INTEGER, regex TEXT); INSERT INTO patterns VALUES (1, '.*')",
     "a collation": PATTERNS.tables["patterns"].replace("id TEXT", "id TEXT COLLATE NOCASE", 1),
-    "a virtual table": "CREATE VIRTUAL TABLE patterns USING fts5(id, name)",
+    "a virtual table": f"CREATE VIRTUAL TABLE patterns USING fts5({', '.join(PATTERNS.columns('patterns'))})",
     "a newer schema": f"PRAGMA user_version = {VERSION + 1}; {PATTERNS.tables['patterns']}",
 }
 
