@@ -70,7 +70,7 @@ while seen < times and time.monotonic() < deadline:
     assert everyone["total_interactions"] >= sum(last.values()), (everyone, last)
     assert everyone["total_users"] >= users
     seen, users, looks = everyone["total_interactions"], everyone["total_users"], looks + 1
-    time.sleep(0.005)
+    time.sleep(0.02)
 print(json.dumps([seen, looks]))
 """
 )
@@ -88,7 +88,7 @@ while seen < times and time.monotonic() < deadline:
     (match,) = store.patterns.find_patterns({"k": 1}, min_confidence=0.0)
     assert match.pattern.usage_count >= each.usage_count
     seen, looks = each.usage_count, looks + 1
-    time.sleep(0.005)
+    time.sleep(0.02)
 print(json.dumps([seen, looks]))
 """
 )
@@ -237,6 +237,47 @@ def test_a_fork_of_a_process_with_an_open_store_is_a_worker_of_its_own(opened: A
         assert store.metrics.get_user_stats("u")["total_operations"] == operations
         assert len(store.metrics.get_history("u")) == operations
         assert store.patterns.get_library_stats()["total_usage"] == uses
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_a_child_works_whatever_the_threads_of_its_parent_were_doing(opened: Any) -> None:
+    code = (
+        _OPEN
+        + """
+import os, threading
+going, counted = True, [0, 0]
+def busy(mine):
+    while going:
+        store.metrics.record_interaction("u", 1, True, 1.0)
+        counted[mine] += 1
+threads = [threading.Thread(target=busy, args=(mine,), daemon=True) for mine in range(2)]
+for thread in threads:
+    thread.start()
+for _ in range(times):
+    child = os.fork()
+    if child == 0:
+        store.metrics.record_interaction("u", 1, True, 1.0)
+        os._exit(0)
+    deadline = time.monotonic() + 10
+    while not (ended := os.waitpid(child, os.WNOHANG))[0]:
+        if time.monotonic() > deadline:
+            os.kill(child, 9)
+        time.sleep(0.001)
+    assert ended[1] == 0, ended
+going = False
+for thread in threads:
+    thread.join()
+print(sum(counted) + times - store.metrics.get_user_stats("u")["total_operations"])
+"""
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code, *opened.place, "0", "40"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.stdout, done.stderr) == ("0\n", "")
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")

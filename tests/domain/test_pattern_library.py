@@ -744,6 +744,39 @@ def test_what_one_worker_does_the_other_sees_at_its_next_lookup(shared: Home) ->
     assert list(other.patterns) == ["q", "p"]
 
 
+def test_a_worker_that_slept_through_more_changes_than_the_feed_keeps_misses_none(shared: Home) -> None:
+    one, other = shared.open().patterns, shared.open().patterns
+    one.contribute_patterns("a", [pattern(str(number), context={"k": number}) for number in range(8)])
+    assert len(other.patterns) == 8
+    with mock.patch.object(shared_patterns, "_FEED", 4):
+        one.remove_pattern("0")
+        one.record_pattern_outcome("1", True)
+        one.link_patterns("2", "3")
+        one.contribute_pattern("b", pattern("new", context={"k": 100}))
+        for number in (4, 5, 6, 7):
+            one.record_pattern_outcome(str(number), True)
+        assert list(other.patterns) == [*map(str, range(1, 8)), "new"]
+        assert other.patterns["1"].usage_count == 1
+        assert ids(other.get_related_patterns("2")) == ["3"]
+        assert other.agent_contributions == {"a": [str(number) for number in range(1, 8)], "b": ["new"]}
+        assert other.find_patterns({"k": 0}) == []
+
+
+def test_a_pattern_that_came_back_unlike_it_was_while_a_worker_slept_is_found_by_what_it_is(shared: Home) -> None:
+    one, other = shared.open().patterns, shared.open().patterns
+    one.contribute_patterns("a", [pattern("q", context={"k": 0}), pattern("p", context={"k": 1}, tags=["old"])])
+    one.link_patterns("p", "q")
+    assert [match.pattern.id for match in other.find_patterns({"k": 1})] == ["p"]
+    one.remove_pattern("p")
+    one.contribute_pattern("a", pattern("p", context={"k": 2}, tags=["new"]))
+    assert other.find_patterns({"k": 1}) == []
+    assert [match.pattern.id for match in other.find_patterns({"k": 2})] == ["p"]
+    assert other.get_related_patterns("p") == other.get_related_patterns("q") == []
+    one.remove_pattern("p")
+    for question in ({"k": 1}, {"k": 2}, {"tags": ["old"]}, {"tags": ["new"]}):
+        assert other.find_patterns(question) == []
+
+
 def test_a_library_survives_being_closed(shared: Home) -> None:
     library = shared.open().patterns
     library.contribute_patterns("a", [pattern("1", context={"k": 1}), pattern("2"), pattern("3")])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import os
 import random
 import time
 from collections.abc import Iterator, Sequence
@@ -56,6 +57,7 @@ class RedisKV(KV):
         super().__init__()
         self._pool: ConnectionPool | None = pool
         self._owned = owned
+        self._process = os.getpid()
         self._prefix = text(prefix, "prefix", 128)
         self._timeout = number(timeout, "timeout", 0.001, 3600.0)
         self._layout = functools.lru_cache(maxsize=1024)(functools.partial(Layout, prefix))
@@ -169,6 +171,8 @@ class RedisKV(KV):
         pause, longest = _PAUSE
         sent = False
         while True:
+            if os.getpid() != self._process:
+                self._forked()
             pool = self._pool
             if pool is None:
                 raise ClosedError("the store is closed")
@@ -206,6 +210,13 @@ class RedisKV(KV):
             # Spread, so that many workers do not come back at the same moment.
             time.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - no secret
             pause = min(pause * 2, longest)
+
+    def _forked(self) -> None:
+        """Begin anew in the child: a thread of the parent may have held the lock of the pool."""
+        self._process = os.getpid()
+        pool = self._pool
+        if pool is not None and self._owned:
+            self._pool = type(pool)(connection_class=pool.connection_class, **pool.connection_kwargs)
 
     def _lost(self, error: redis.exceptions.RedisError, wrote: bool, token: Token | None) -> EmpathyKVError:
         why = f"{type(error).__name__} until the timeout of {self._timeout:g} s"
