@@ -142,7 +142,7 @@ class Tokens:
         self._session = secrets.token_hex(8)
         self._sequence = itertools.count(1)
         self._slots = itertools.count()
-        self._taken: set[int] = set()
+        self._taken: dict[int, int] = {}
         self._free: list[int] = []
         self._lock = threading.Lock()
 
@@ -152,15 +152,14 @@ class Tokens:
             self.__init__()  # type: ignore[misc]
         with self._lock:
             slot = self._free.pop() if self._free else next(self._slots)
-            self._taken.add(slot)
-            sequence = next(self._sequence)
+            self._taken[slot] = sequence = next(self._sequence)
         return Token(namespace, self._session, slot, sequence, time.time_ns() // 1_000_000)
 
     def give(self, token: Token) -> None:
         """Take the slot back. A token of another writer, or one that was given back before, is none of ours."""
         with self._lock:
-            if token.session == self._session and token.slot in self._taken:
-                self._taken.discard(token.slot)
+            if token.session == self._session and self._taken.get(token.slot) == token.sequence:
+                del self._taken[token.slot]
                 self._free.append(token.slot)
 
 

@@ -12,6 +12,7 @@ import redis
 from servers import RedisServer
 
 from empathy_kv.errors import NotApplied, OutcomeUnknown, StoragePermissionError, TokenError, UnavailableError
+from empathy_kv.kv.interface import Tokens
 from empathy_kv.kv.operations import Batch, IncrBy, Token
 from empathy_kv.kv.redis import RedisKV
 
@@ -208,3 +209,13 @@ def test_a_wrong_password_is_a_permission_error_that_does_not_show_it(redis_serv
 def test_a_token_is_read_back_from_its_text() -> None:
     token = Token(("a/~b", "c"), "0123456789abcdef", 3, 17, 1_700_000_000_000)
     assert Token.parse(str(token)) == token
+
+
+def test_settling_a_finished_write_does_not_free_the_slot_of_one_under_way() -> None:
+    tokens = Tokens()
+    done = tokens.take(("a",))
+    tokens.give(done)
+    under_way = tokens.take(("a",))
+    assert under_way.slot == done.slot
+    tokens.give(done)
+    assert tokens.take(("a",)).slot != under_way.slot
