@@ -76,6 +76,8 @@ class Pattern:
 
     def record_usage(self, success: bool, at: datetime | None = None) -> None:
         """Count one use. In a library, `PatternLibrary.record_pattern_outcome` is what counts."""
+        if not isinstance(success, bool):
+            raise TypeError(f"success must be a bool, not {type(success).__name__}")
         self.usage_count += 1
         if success:
             self.success_count += 1
