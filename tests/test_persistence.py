@@ -93,6 +93,7 @@ def test_the_example_of_the_reference_loads_and_is_saved_as_it_stands(path: Path
     assert written["agent_contributions"] == shown["agent_contributions"]
     assert written["metadata"].keys() == shown["metadata"].keys()
     assert (written["metadata"]["pattern_count"], written["metadata"]["version"]) == (1, "1.0")
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{6})?", written["metadata"]["saved_at"])
     assert written.keys() == shown.keys()
 
 
