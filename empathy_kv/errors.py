@@ -17,18 +17,19 @@
     │   ├── WrongTypeError (TypeError)        the key holds another kind of value: .key .kind
     │   ├── CounterError (ValueError)         the value is not a 64-bit integer: .key .field
     │   │   └── CounterOverflowError (OverflowError)  ... and would leave that range
-    │   ├── TokenError (ValueError)           the token cannot be used (again): .token
     │   ├── LockTimeoutError (TimeoutError)   another writer kept the lock: .path .timeout
     │   ├── UnavailableError (ConnectionError)  the server was not reached
     │   └── StorageError (OSError)            the disk or the server refused: .errno .path
     │       └── StoragePermissionError (PermissionError)
     ├── OutcomeUnknown (TimeoutError)         the write was sent, no answer came: .token
+    ├── TokenError (ValueError)               the token cannot be used (again): .token
     ├── DamagedError (ValueError)             stored bytes are not what was written: .path
     ├── IdempotencyError (ValueError)         an id was used before, for something else: .id
     └── ClosedError (RuntimeError)            the store was closed, or belongs to the parent of a fork
 
 A write ends in one of three ways: it returned (it was applied), it raised `OutcomeUnknown`, or it raised
-anything else (it was not applied). All of them can be pickled, so that they cross process borders.
+anything else (this call applied nothing). A `TokenError` is no `NotApplied`: an earlier call with the token may have
+been applied. All of them can be pickled, so that they cross process borders.
 """
 
 from __future__ import annotations
@@ -180,12 +181,6 @@ class CounterOverflowError(CounterError, OverflowError):
     """The increment would take the counter out of the range of 64-bit integers."""
 
 
-class TokenError(NotApplied, ValueError):
-    """The token was used for another batch, is too old, or was settled as not applied."""
-
-    token: Any
-
-
 class LockTimeoutError(NotApplied, TimeoutError):
     """Another writer held the lock of the namespace for longer than the timeout (seconds)."""
 
@@ -215,6 +210,16 @@ class OutcomeUnknown(EmpathyKVError, TimeoutError):  # noqa: N818 - the outcome 
     """The write was sent and no answer came. `kv.settle(token)` finds out; repeating the batch with it is safe.
 
     `token` is None for a batch that was sent without one: then only the caller can find out.
+    """
+
+    token: Any
+
+
+class TokenError(EmpathyKVError, ValueError):
+    """The token cannot be used: this call wrote nothing.
+
+    Whether an earlier call with it was applied is not known if the token is too old or its writer went on with a later
+    one. It was, if the token was used for another batch; it was not, if the token was settled as not applied.
     """
 
     token: Any

@@ -124,6 +124,10 @@ def test_what_was_not_applied_and_what_is_unknown_are_never_one() -> None:
         assert not (issubclass(kind, errors.NotApplied) and issubclass(kind, errors.OutcomeUnknown))
 
 
+def test_a_token_that_cannot_be_used_does_not_say_that_nothing_was_applied() -> None:
+    assert not issubclass(errors.TokenError, (errors.NotApplied, errors.OutcomeUnknown))
+
+
 def _fail(name: str) -> None:
     raise make(getattr(errors, name))
 

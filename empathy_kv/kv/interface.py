@@ -78,7 +78,7 @@ class KV(ABC):
         A batch with a token that was executed before is not done again: its first replies are returned.
 
         Raises `CheckError` and the other kinds of `NotApplied` if nothing was done, `OutcomeUnknown` if it cannot be
-        known, `DamagedError` if what is stored cannot be read.
+        known, `TokenError` if the token cannot be used, `DamagedError` if what is stored cannot be read.
         """
 
     @abstractmethod
