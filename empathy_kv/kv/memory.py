@@ -29,10 +29,13 @@ class MemoryKV(KV):
         with self._lock:
             self._require_open()
             table = self._tables.get(batch.namespace)
-            if table is None:
-                table = self._tables[batch.namespace] = Table()
-            replies, _ = table.execute(batch, now, (batch.operations, batch.checks))
-        return replies
+            if table is not None:
+                return table.execute(batch, now, (batch.operations, batch.checks))[0]
+            table = Table()
+            replies, wrote = table.execute(batch, now, (batch.operations, batch.checks))
+            if wrote:
+                self._tables[batch.namespace] = table
+            return replies
 
     def keys(self, namespace: Name) -> Iterator[str]:
         namespace = named(namespace)
