@@ -178,7 +178,7 @@ class CounterError(NotApplied, ValueError):
 
 
 class CounterOverflowError(CounterError, OverflowError):
-    """The increment would take the counter out of the range of 64-bit integers."""
+    """The increment would take the counter out of the range of 64-bit integers, or a `ZAppend` a score past 2**53."""
 
 
 class LockTimeoutError(NotApplied, TimeoutError):

@@ -115,7 +115,7 @@ class KV(ABC):
 
         Raises `TokenError` if that is not known any more: it is too old, or its writer went on with a later one.
         """
-        if isinstance(token, str):
+        if not isinstance(token, Token):
             token = Token.parse(token)
         applied: bool = self.execute(Batch(token.namespace, (Settle(token),)))[0]
         self._tokens.give(token)
@@ -153,7 +153,7 @@ class Tokens:
         with self._lock:
             slot = self._free.pop() if self._free else next(self._slots)
             self._taken[slot] = sequence = next(self._sequence)
-        return Token(namespace, self._session, slot, sequence, time.time_ns() // 1_000_000)
+        return Token.unchecked(namespace, self._session, slot, sequence, time.time_ns() // 1_000_000)
 
     def give(self, token: Token) -> None:
         """Take the slot back. A token of another writer, or one that was given back before, is none of ours."""

@@ -7,6 +7,10 @@ within the limits below, which are the same on every engine.
 The words are those of Redis. Keys and fields are text, values and members of sorted sets are bytes, counters are
 64-bit integers, scores are finite floats. A key that is absent, expired or deleted gives the same reply everywhere,
 which each class states. A hash or sorted set that loses its last element is absent.
+
+A namespace has a revision. It rises by one with each batch that was applied and has an operation that writes, be it the
+deletion of an absent key; the version of a value is the revision that wrote it. What changes a key in place (`IncrBy`,
+and all of hashes and sorted sets) keeps its expiry, `Set` replaces it, and `Expire` keeps the version.
 """
 
 from __future__ import annotations
@@ -32,19 +36,29 @@ MAX_VALUE: Final = 16 * 1024 * 1024
 MAX_OPERATIONS: Final = 10_000
 """Operations and preconditions of one batch; also fields or members of one operation."""
 MAX_BATCH: Final = 64 * 1024 * 1024
-"""Bytes of all values of one batch."""
+"""Bytes of all keys, fields, members and values of one batch."""
 PAGE: Final = 500
 """Items that one batch of a bulk call takes."""
 MAX_TTL: Final = 100 * 366 * 86400.0
 """Seconds that a key may live; for longer, use None."""
 INTEGER_MIN: Final = -(2**63)
 INTEGER_MAX: Final = 2**63 - 1
+SCORE_MAX: Final = 2.0**53
+"""The greatest score that `ZAppend` gives; above it, one more is no other number."""
 
 Name: TypeAlias = tuple[str, ...]
 """The name of a namespace: one or more texts. (`"a"`, `"b/c"`) and (`"a/b"`, `"c"`) are two namespaces."""
 
 Reply: TypeAlias = Any
 """What an operation answers; its class says the type."""
+
+I = TypeVar("I")  # noqa: E741 - an item
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+_put: Final = object.__setattr__
+"""What sets an attribute of a frozen object while it is made."""
 
 
 # Checks of arguments: each returns what it was given, or raises.
@@ -125,7 +139,10 @@ def boolean(value: object, argument: str) -> bool:
 
 
 def seconds(value: object, argument: str = "ttl") -> float | None:
-    """Return a time to live in seconds: more than 0, at most `MAX_TTL`. None is no expiry; a timedelta is converted."""
+    """Return a time to live in seconds, rounded up to whole milliseconds, which is what engines keep.
+
+    It must be more than 0 and at most `MAX_TTL`. None is no expiry; a timedelta is converted.
+    """
     if value is None:
         return None
     if isinstance(value, timedelta):
@@ -136,12 +153,14 @@ def seconds(value: object, argument: str = "ttl") -> float | None:
             f"{argument} must be more than 0 and at most {MAX_TTL:g} seconds, or None, not {value}",
             argument=argument,
         )
-    return result
+    return milliseconds(result) / 1000
 
 
 def milliseconds(ttl: float) -> int:
     """Return a time to live in whole milliseconds, rounded up, so that a short one never becomes 0."""
-    return math.ceil(ttl * 1000)
+    # Not by `ceil(ttl * 1000)`: 16.1 * 1000 is a little more than 16100.
+    whole = round(ttl * 1000)
+    return whole if whole / 1000 >= ttl else whole + 1
 
 
 def entries(value: object, argument: str) -> Mapping[Any, Any]:
@@ -181,8 +200,7 @@ def _value(value: bytes) -> bytes:
 
 @functools.lru_cache(maxsize=1024)
 def _checked(parts: Name) -> Name:
-    for part in parts:
-        text(part, "namespace", MAX_NAME)
+    parts = tuple(text(part, "namespace", MAX_NAME) for part in parts)
     size = sum(len(part.encode()) for part in parts)
     if size > MAX_NAME:
         raise LimitError(
@@ -201,36 +219,57 @@ def named(value: Name) -> Name:
         return _checked.__wrapped__(value)
 
 
-def _operations(value: Iterable[Operation | Settle]) -> tuple[Operation | Settle, ...]:
+def _listed(value: Iterable[I], argument: str) -> tuple[I, ...]:
+    if not isinstance(value, Iterable):
+        raise ArgumentTypeError(f"{argument} must be a list, not {type(value).__name__}", argument=argument)
     return tuple(value)
 
 
+def _operations(value: Iterable[Operation | Settle]) -> tuple[Operation | Settle, ...]:
+    return value if type(value) is tuple else _listed(value, "operations")
+
+
 def _checks(value: Iterable[Check]) -> tuple[Check, ...]:
-    checks = tuple(value)
+    checks = value if type(value) is tuple else _listed(value, "checks")
     for check in checks:
         if not isinstance(check, Check):
             raise ArgumentTypeError(f"checks must be checks, not {type(check).__name__}", argument="checks")
     return checks
 
 
+# What has no order is put in one, so that the same content is the same bytes on every engine.
+
+
+def _sorted(items: dict[K, V]) -> dict[K, V]:
+    return items if len(items) == 1 else {key: items[key] for key in sorted(items)}  # type: ignore[type-var]
+
+
 def _fields(value: Mapping[str, bytes]) -> Mapping[str, bytes]:
-    return {text(k, "field"): octets(v, "value") for k, v in entries(value, "fields").items()}
+    return _sorted({text(k, "field"): octets(v, "value") for k, v in entries(value, "fields").items()})
 
 
 def _increments(value: Mapping[str, int]) -> Mapping[str, int]:
-    return {text(k, "field"): integer(v, "increment") for k, v in entries(value, "increments").items()}
+    return _sorted({text(k, "field"): integer(v, "increment") for k, v in entries(value, "increments").items()})
 
 
 def _scores(value: Mapping[bytes, float]) -> Mapping[bytes, float]:
-    return {octets(k, "member"): number(v, "score") for k, v in entries(value, "members").items()}
+    return _sorted({octets(k, "member"): _score(v) for k, v in entries(value, "members").items()})
+
+
+def _score(value: float) -> float:
+    return number(value, "score") + 0.0  # -0.0 becomes 0.0.
 
 
 def _members(value: Iterable[bytes]) -> tuple[bytes, ...]:
     return tuple(dict.fromkeys(octets(item, "member") for item in several(value, "members")))
 
 
-def _names(value: Iterable[str]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(text(item, "field") for item in several(value, "fields")))
+def _member_set(value: Iterable[bytes]) -> tuple[bytes, ...]:
+    return tuple(sorted({octets(item, "member") for item in several(value, "members")}))
+
+
+def _field_set(value: Iterable[str]) -> tuple[str, ...]:
+    return tuple(sorted({text(item, "field") for item in several(value, "fields")}))
 
 
 def _member(value: bytes) -> bytes:
@@ -250,7 +289,7 @@ def _increment(value: int) -> int:
 
 
 def _bound(value: float) -> float:
-    return number(value, "score", infinite=True)
+    return number(value, "score", infinite=True) + 0.0
 
 
 def _rank(value: int) -> int:
@@ -258,9 +297,11 @@ def _rank(value: int) -> int:
 
 
 def _condition(value: object) -> Any:
-    if value is not None and value not in ("NX", "GT", "LT"):
+    if value is None:
+        return None
+    if not isinstance(value, str) or value not in ("NX", "GT", "LT"):
         raise ArgumentError(f"only must be 'NX', 'GT', 'LT' or None, not {value!r}", argument="only")
-    return value
+    return str.__str__(value)
 
 
 def _keep(value: int) -> int:
@@ -273,7 +314,12 @@ def _limit(value: int | None) -> int | None:
 
 @frozen
 class Operation:
-    """What all operations have: the key, and two facts of their class."""
+    """What all operations have: the key, and two facts of their class.
+
+    An operation is made canonical: what has no order (fields, increments, members) is sorted, a time to live is rounded
+    up to whole milliseconds, and -0.0 is 0.0. So two that mean the same are equal. Its mappings are plain dicts, that
+    it can be pickled; they must not be changed.
+    """
 
     writes: ClassVar[bool] = False
     """Whether it may change the key."""
@@ -325,7 +371,10 @@ class IncrBy(Operation):
 
 @frozen
 class Delete(Operation):
-    """Remove the key, whatever it holds. Reply: bool, whether it was there; deleting twice is no error."""
+    """Remove the key, whatever it holds. Reply: bool, whether it was there; deleting twice is no error.
+
+    Of an absent key it is a write like any other: the batch is applied, its token used, and the revision rises.
+    """
 
     writes: ClassVar[bool] = True
 
@@ -342,7 +391,10 @@ class TTL(Operation):
 
 @frozen
 class Expire(Operation):
-    """Let the key live for `ttl` seconds from now, or for ever (None). Reply: bool, False if it is absent."""
+    """Let the key live for `ttl` seconds from now, or for ever (None). Reply: bool, False if it is absent.
+
+    The version of a value stays as it is.
+    """
 
     writes: ClassVar[bool] = True
 
@@ -370,7 +422,7 @@ class HGetAll(Operation):
 
 @frozen
 class HSet(Operation):
-    """Store fields beside those that are there. Reply: int, how many of them are new."""
+    """Store fields beside those that are there. The key's expiry stays. Reply: int, how many of them are new."""
 
     writes: ClassVar[bool] = True
     kind: ClassVar[str | None] = "hash"
@@ -385,12 +437,15 @@ class HDel(Operation):
     writes: ClassVar[bool] = True
     kind: ClassVar[str | None] = "hash"
 
-    fields: tuple[str, ...] = attribute(converter=_names)
+    fields: tuple[str, ...] = attribute(converter=_field_set)
 
 
 @frozen
 class HIncrBy(Operation):
-    """Add to fields, decimal integers; an absent one counts as 0. Reply: dict of str to int, the sums."""
+    """Add to fields, decimal integers; an absent one counts as 0. The key's expiry stays.
+
+    Reply: dict of str to int, the sums.
+    """
 
     writes: ClassVar[bool] = True
     kind: ClassVar[str | None] = "hash"
@@ -406,7 +461,7 @@ class ZAdd(Operation):
     """Give members their scores. Reply: int, how many of them are new.
 
     `only`: "NX" leaves members that are there as they are; "GT" and "LT" change the score of such a member only to a
-    greater or a lesser one. New members are added in every case.
+    greater or a lesser one. New members are added in every case. The key's expiry stays.
     """
 
     writes: ClassVar[bool] = True
@@ -420,7 +475,9 @@ class ZAdd(Operation):
 class ZAppend(Operation):
     """Put members at the end, in this order, each with the highest score plus 1; one that is there moves.
 
-    Reply: float, the score of the last. The scores start at 1, so a set that is only appended to is a log.
+    Reply: float, the score of the last. The scores start at 1, so a set that is only appended to is a log. A highest
+    score below -2**53 counts as -2**53. If a score would pass 2**53, `CounterOverflowError`; then the highest counts
+    of those that the set has and those that the batch gives it, even if the batch removes that member first.
     """
 
     writes: ClassVar[bool] = True
@@ -479,7 +536,7 @@ class ZRem(Operation):
     writes: ClassVar[bool] = True
     kind: ClassVar[str | None] = "zset"
 
-    members: tuple[bytes, ...] = attribute(converter=_members)
+    members: tuple[bytes, ...] = attribute(converter=_member_set)
 
 
 @frozen
@@ -504,7 +561,8 @@ class Check:
     """A precondition, tested before anything of the batch is done: if it fails, `CheckError` and nothing happened.
 
     `version` 0: the key is absent. None: it is there. Another number: it holds a value of that version. With a
-    `member`, the same of a member of a sorted set, by 0 or None.
+    `member`, the same of a member of a sorted set, by 0 or None. A version above 0 of what is no value, and a
+    member of what is no sorted set, is a `WrongTypeError`.
     """
 
     key: str = attribute(converter=_key)
@@ -516,6 +574,28 @@ class Check:
             raise ArgumentError("version must be 0 or None for a member", argument="version")
 
 
+_SESSION: Final = re.compile("[0-9a-f]{16}")
+
+
+def _session(value: str) -> str:
+    value = text(value, "session")
+    if _SESSION.fullmatch(value) is None:
+        raise ArgumentError(f"session must be 16 hexadecimal digits in lower case, not {value!r}", argument="session")
+    return value
+
+
+def _slot(value: int) -> int:
+    return integer(value, "slot", 0, 10**9 - 1)  # Nine digits in the text form.
+
+
+def _sequence(value: int) -> int:
+    return integer(value, "sequence", 0, 2**53 - 1)  # Lua, which compares them on Redis, counts in doubles.
+
+
+def _issued(value: int) -> int:
+    return integer(value, "issued", 0, 2**53 - 1)
+
+
 _TOKEN: Final = re.compile(r"([0-9a-f]{16})-(\d{1,9})-(\d{1,16})-(\d{1,16})-(.+)", re.ASCII | re.DOTALL)
 
 
@@ -525,20 +605,16 @@ class Token:
 
     A writer (`session`) numbers its writes in a `slot`, and the store keeps the last of each slot, so the memory of
     the store is bounded by the number of writers (NFSv4.1, RFC 8881 section 2.10.6, does the same for its requests).
-    `issued`, milliseconds since 1970, lets a store refuse a token that is older than what it remembers. The text form
-    (`str`, `parse`) may be kept and used by another process.
+    `issued`, milliseconds since 1970, lets a store refuse a token that is older than what it remembers, or that is so
+    far ahead of its clock that it would outlive that. The text form (`str`, `parse`) may be kept and used by another
+    process. `session` is 16 hexadecimal digits; `slot`, `sequence` and `issued` are 0 or more.
     """
 
-    namespace: Name
-    session: str
-    slot: int
-    sequence: int
-    issued: int
-
-    def __attrs_post_init__(self) -> None:
-        # Lua, which compares them on Redis, counts in doubles.
-        integer(self.sequence, "sequence", 0, 2**53 - 1)
-        integer(self.issued, "issued", 0, 2**53 - 1)
+    namespace: Name = attribute(converter=named)
+    session: str = attribute(converter=_session)
+    slot: int = attribute(converter=_slot)
+    sequence: int = attribute(converter=_sequence)
+    issued: int = attribute(converter=_issued)
 
     def __str__(self) -> str:
         name = "/".join(part.replace("~", "~0").replace("/", "~1") for part in self.namespace)
@@ -552,13 +628,36 @@ class Token:
             raise ArgumentError(f"token must be the text form of a token, not {value!r}", argument="token")
         session, slot, sequence, issued, name = match.groups()
         parts = tuple(part.replace("~1", "/").replace("~0", "~") for part in name.split("/"))
-        return cls(named(parts), session, int(slot), int(sequence), int(issued))
+        return cls(parts, session, int(slot), int(sequence), int(issued))
+
+    @classmethod
+    def unchecked(cls, namespace: Name, session: str, slot: int, sequence: int, issued: int) -> Token:
+        """Make a token of what is known to be right, at half the cost: each write makes one."""
+        token = object.__new__(cls)
+        _put(token, "namespace", namespace)
+        _put(token, "session", session)
+        _put(token, "slot", slot)
+        _put(token, "sequence", sequence)
+        _put(token, "issued", issued)
+        return token
+
+
+def _token(value: Token) -> Token:
+    if not isinstance(value, Token):
+        raise ArgumentTypeError(f"token must be a Token, not {type(value).__name__}", argument="token")
+    return value
+
+
+def _optional_token(value: Token | None) -> Token | None:
+    return None if value is None else _token(value)
 
 
 TOKEN_LIFE: Final = 12 * 3600 * 1000
 """Milliseconds for which a token can be used."""
 TOKEN_MEMORY: Final = 2 * TOKEN_LIFE
 """Milliseconds for which a store remembers a slot: longer than a token lives, for clocks that differ."""
+TOKEN_AHEAD: Final = TOKEN_MEMORY - TOKEN_LIFE
+"""Milliseconds that a token may be issued ahead of the store's clock: one from further ahead would outlive its slot."""
 
 
 @frozen
@@ -571,10 +670,7 @@ class Settle:
 
     writes: ClassVar[bool] = True
 
-    token: Token
-
-
-I = TypeVar("I")  # noqa: E741 - an item
+    token: Token = attribute(converter=_token)
 
 
 def pages(items: Sequence[I], size: Callable[[I], int] = lambda _: 0) -> Iterator[Sequence[I]]:
@@ -589,12 +685,26 @@ def pages(items: Sequence[I], size: Callable[[I], int] = lambda _: 0) -> Iterato
         yield items[start:]
 
 
+def _length(value: str) -> int:
+    return len(value) if value.isascii() else len(value.encode())
+
+
+def _lengths(values: Iterable[str]) -> int:
+    return len("".join(values).encode())
+
+
 _SIZED: Final[dict[type, Any]] = {
     Set: lambda operation: len(operation.value),
-    HSet: lambda operation: sum(map(len, operation.fields.values())),
+    HGet: lambda operation: _length(operation.field),
+    HSet: lambda operation: _lengths(operation.fields) + sum(map(len, operation.fields.values())),
+    HDel: lambda operation: _lengths(operation.fields),
+    HIncrBy: lambda operation: _lengths(operation.increments),
     ZAdd: lambda operation: sum(map(len, operation.members)),
     ZAppend: lambda operation: sum(map(len, operation.members)),
+    ZScore: lambda operation: len(operation.member),
+    ZRem: lambda operation: sum(map(len, operation.members)),
 }
+"""The bytes that an operation carries beside its key."""
 
 
 @frozen
@@ -602,13 +712,16 @@ class Batch:
     """Operations on one namespace that are executed together: all of them, or none.
 
     The replies come in the order of the operations. An operation sees what those before it in the batch did. Which
-    kind of value a key holds is decided before the first of them: a key that a batch empties keeps its kind in it.
+    kind of value a key holds is decided before the first of them: a key that a batch empties keeps its kind in it. A
+    `token` is for a batch that writes.
     """
 
     namespace: Name = attribute(converter=named)
     operations: tuple[Operation | Settle, ...] = attribute(converter=_operations)
     checks: tuple[Check, ...] = attribute(default=(), converter=_checks)
-    token: Token | None = None
+    token: Token | None = attribute(default=None, converter=_optional_token)
+    writes: bool = attribute(init=False, eq=False, repr=False)
+    """Whether any of it may change something."""
 
     def __attrs_post_init__(self) -> None:
         count = len(self.operations) + len(self.checks)
@@ -618,50 +731,48 @@ class Batch:
                 argument="operations",
                 limit=MAX_OPERATIONS,
             )
-        if self.token is not None:
-            self._require_own(self.token)
         size = 0
+        writes = False
         for operation in self.operations:
-            measure = _SIZED.get(type(operation))
-            if measure is not None:
-                size += measure(operation)
-            elif isinstance(operation, Settle):
-                self._require_own(operation.token)
-                if count > 1 or self.token is not None:
-                    raise ArgumentError("a Settle must stand alone in its batch", argument="operations")
-            elif not isinstance(operation, Operation):
+            if isinstance(operation, Operation):
+                key = operation.key
+                size += len(key) if key.isascii() else len(key.encode())
+                measure = _SIZED.get(type(operation))
+                if measure is not None:
+                    size += measure(operation)
+            elif not isinstance(operation, Settle):
                 raise ArgumentTypeError(
                     f"operations must be operations, not {type(operation).__name__}", argument="operations"
                 )
+            elif count > 1 or self.token is not None:
+                raise ArgumentError("a Settle must stand alone in its batch", argument="operations")
+            else:
+                self._require_own(operation.token)
+            writes = writes or operation.writes
+        for check in self.checks:
+            size += _length(check.key) + len(check.member or b"")
         if size > MAX_BATCH:
             raise LimitError(
                 f"operations must hold at most {MAX_BATCH} bytes in one batch, not {size}",
                 argument="operations",
                 limit=MAX_BATCH,
             )
+        if self.token is not None:
+            self._require_own(self.token)
+            if not writes:
+                raise ArgumentError("token must be None for a batch that writes nothing", argument="token")
+        _put(self, "writes", writes)
 
     def _require_own(self, token: Token) -> None:
-        if not isinstance(token, Token):
-            raise ArgumentTypeError(f"token must be a Token, not {type(token).__name__}", argument="token")
         if token.namespace != self.namespace:
             raise ArgumentError(f"token must be one of the namespace {self.namespace}", argument="token")
 
-    @property
-    def writes(self) -> bool:
-        """Whether any of it may change something."""
-        for operation in self.operations:  # noqa: SIM110 - a generator in `any` costs twice this loop
-            if operation.writes:
-                return True
-        return False
-
     def signed(self, token: Token) -> Batch:
-        """Return the same batch with a token."""
+        """Return the same batch, which must be one that writes, with a token."""
         batch = object.__new__(Batch)  # `evolve` would check everything once more.
-        for name, value in (
-            ("namespace", self.namespace),
-            ("operations", self.operations),
-            ("checks", self.checks),
-            ("token", token),
-        ):
-            object.__setattr__(batch, name, value)
+        _put(batch, "namespace", self.namespace)
+        _put(batch, "operations", self.operations)
+        _put(batch, "checks", self.checks)
+        _put(batch, "token", token)
+        _put(batch, "writes", self.writes)
         return batch

@@ -18,6 +18,8 @@ from empathy_kv.errors import CheckError, CounterError, CounterOverflowError, To
 from empathy_kv.kv.operations import (
     INTEGER_MAX,
     INTEGER_MIN,
+    SCORE_MAX,
+    TOKEN_AHEAD,
     TOKEN_LIFE,
     TOKEN_MEMORY,
     TTL,
@@ -144,16 +146,76 @@ class Foreseen:
     values: dict[str | None, bytes | None]
     fresh: bool
     """Whether nothing is left of what the key held before."""
+    highest: float = 0.0
+    """A score that no member which the batch adds exceeds."""
 
 
-class Table:
+class Writers:
+    """What a namespace remembers of its writers: of each slot the last write. The caller serialises the calls."""
+
+    def __init__(self) -> None:
+        self.sessions: dict[str, Session] = {}
+
+    def recall(self, token: Token, now: int, digest: object) -> list[Reply] | None:
+        """Return the replies of a batch that was executed, None for a new one."""
+        slot = self._slot(token)
+        if slot is None or slot.sequence < token.sequence:
+            self._require_current(token, now)
+            return None
+        if slot.sequence > token.sequence:
+            raise refused_token("passed", token)
+        if slot.replies is None:
+            raise refused_token("void", token)
+        if slot.digest != digest:
+            raise refused_token("reused", token)
+        return _copies(slot.replies)
+
+    def settle(self, token: Token, now: int) -> tuple[list[Reply], bool]:
+        """Answer a `Settle`; return the replies and whether something is to be remembered that was not before."""
+        slot = self._slot(token)
+        if slot is not None and slot.sequence == token.sequence:
+            return [slot.replies is not None], False
+        if slot is not None and slot.sequence > token.sequence:
+            raise refused_token("passed", token)
+        self._require_current(token, now)
+        self.remember(token, now, Slot(token.sequence, None, None))
+        return [False], True
+
+    def remember(self, token: Token, now: int, slot: Slot) -> None:
+        """Keep the last write of a slot, and forget the writers that have been silent for `TOKEN_MEMORY`."""
+        session = self.sessions.get(token.session)
+        if session is None:
+            self.forget(now)
+            session = self.sessions[token.session] = Session({}, now)
+        session.used = now
+        session.slots[token.slot] = slot
+
+    def forget(self, now: int) -> None:
+        """Forget the writers that have been silent for `TOKEN_MEMORY`."""
+        for name in [name for name, session in self.sessions.items() if session.used + TOKEN_MEMORY < now]:
+            del self.sessions[name]
+
+    def _slot(self, token: Token) -> Slot | None:
+        session = self.sessions.get(token.session)
+        return None if session is None else session.slots.get(token.slot)
+
+    @staticmethod
+    def _require_current(token: Token, now: int) -> None:
+        if token.issued + TOKEN_LIFE <= now:
+            raise refused_token("old", token)
+        if token.issued > now + TOKEN_AHEAD:
+            raise refused_token("ahead", token)
+
+
+class Table(Writers):
     """The keys of a namespace, its revision, and what it remembers of its writers. The caller serialises the calls."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.revision = 0
-        self.sessions: dict[str, Session] = {}
         self._entries: dict[str, Entry] = {}
         self._expiring: list[tuple[int, str]] = []
+        self._due: dict[str, int] = {}
 
     # Where entries are kept: what a table over documents does in its own way.
 
@@ -186,10 +248,10 @@ class Table:
         `digest` stands for the content of the batch: equal for equal batches.
         """
         if batch.operations and isinstance(batch.operations[0], Settle):
-            return self._settle(batch.operations[0].token, now)
+            return self.settle(batch.operations[0].token, now)
         token = batch.token
         if token is not None:
-            replies = self._recall(token, now, digest)
+            replies = self.recall(token, now, digest)
             if replies is not None:
                 return replies, False
         self._admit(batch, now)
@@ -204,52 +266,6 @@ class Table:
     def apply(self, operations: Sequence[Any], now: int) -> list[Reply]:
         """Do operations that were admitted."""
         return [_APPLY[type(operation)](self, operation, now) for operation in operations]
-
-    # Tokens
-
-    def _slot(self, token: Token) -> Slot | None:
-        session = self.sessions.get(token.session)
-        return None if session is None else session.slots.get(token.slot)
-
-    def _recall(self, token: Token, now: int, digest: object) -> list[Reply] | None:
-        """Return the replies of a batch that was executed, None for a new one."""
-        slot = self._slot(token)
-        if slot is None or slot.sequence < token.sequence:
-            if token.issued + TOKEN_LIFE <= now:
-                raise TokenError("the token is too old to be used; make the batch anew", token=token)
-            return None
-        if slot.sequence > token.sequence:
-            raise TokenError("the token was used, and its writer went on with a later one", token=token)
-        if slot.replies is None:
-            raise TokenError("the token was settled as not applied; make the batch anew", token=token)
-        if slot.digest != digest:
-            raise TokenError("the token was used for another batch", token=token)
-        return _copies(slot.replies)
-
-    def _settle(self, token: Token, now: int) -> tuple[list[Reply], bool]:
-        slot = self._slot(token)
-        if slot is not None and slot.sequence == token.sequence:
-            return [slot.replies is not None], False
-        if slot is not None and slot.sequence > token.sequence:
-            raise TokenError("the writer of the token went on with a later one", token=token)
-        if token.issued + TOKEN_LIFE <= now:
-            raise TokenError("the token is too old to be settled", token=token)
-        self.remember(token, now, Slot(token.sequence, None, None))
-        return [False], True
-
-    def remember(self, token: Token, now: int, slot: Slot) -> None:
-        """Keep the last write of a slot, and forget the writers that have been silent for `TOKEN_MEMORY`."""
-        session = self.sessions.get(token.session)
-        if session is None:
-            self.forget(now)
-            session = self.sessions[token.session] = Session({}, now)
-        session.used = now
-        session.slots[token.slot] = slot
-
-    def forget(self, now: int) -> None:
-        """Forget the writers that have been silent for `TOKEN_MEMORY`."""
-        for name in [name for name, session in self.sessions.items() if session.used + TOKEN_MEMORY < now]:
-            del self.sessions[name]
 
     # Admission
 
@@ -317,8 +333,18 @@ class Table:
             case HIncrBy():
                 kinds[key] = "hash"
                 self._sum(key, operation.increments, foreseen, now)
-            case ZAdd() | ZAppend():
+            case ZAdd():
                 kinds[key] = "zset"
+                known = foreseen.setdefault(key, Foreseen({}, False))
+                known.highest = max(known.highest, *operation.members.values())
+            case ZAppend():
+                kinds[key] = "zset"
+                known = foreseen.setdefault(key, Foreseen({}, False))
+                order = [] if known.fresh else self._order(key, now)
+                highest = max(known.highest, order[-1][0]) if order else known.highest
+                if highest > SCORE_MAX - len(operation.members):
+                    raise exhausted(key)
+                known.highest = highest + len(operation.members)
 
     def _sum(self, key: str, increments: Mapping[Any, int], foreseen: dict[str, Foreseen], now: int) -> None:
         known = foreseen.setdefault(key, Foreseen({}, False))
@@ -350,6 +376,8 @@ class Table:
         if operation.ttl is not None:
             expires = now + milliseconds(operation.ttl)
             self._expire_later(operation.key, expires, now)
+        elif self._due:
+            self._never(operation.key)
         self.store(operation.key, Entry(operation.value, self.revision, expires))
         return self.revision
 
@@ -361,7 +389,7 @@ class Table:
 
     def _delete(self, operation: Delete, now: int) -> Reply:
         there = self.live(operation.key, now) is not None
-        self.drop(operation.key)
+        self._remove(operation.key)
         return there
 
     def _exists(self, operation: Exists, now: int) -> Reply:
@@ -382,6 +410,8 @@ class Table:
         if operation.ttl is not None:
             entry.expires = now + milliseconds(operation.ttl)
             self._expire_later(operation.key, entry.expires, now)
+        else:
+            self._never(operation.key)
         return True
 
     def _hget(self, operation: HGet, now: int) -> Reply:
@@ -404,7 +434,7 @@ class Table:
         fields: Any = self._own(operation.key, dict, {}, now).content
         removed = sum(fields.pop(name, None) is not None for name in operation.fields)
         if not fields:
-            self.drop(operation.key)
+            self._remove(operation.key)
         return removed
 
     def _hincrby(self, operation: HIncrBy, now: int) -> Reply:
@@ -431,7 +461,7 @@ class Table:
 
     def _zappend(self, operation: ZAppend, now: int) -> Reply:
         members: Any = self._own(operation.key, SortedSet, None, now).content
-        score = members.order[-1][0] if members.order else 0.0
+        score = max(members.order[-1][0], -SCORE_MAX) if members.order else 0.0
         for member in operation.members:
             score += 1
             members.put(member, score)
@@ -464,7 +494,7 @@ class Table:
         members: Any = self._own(operation.key, SortedSet, None, now).content
         removed = sum(members.remove(member) for member in operation.members)
         if not members:
-            self.drop(operation.key)
+            self._remove(operation.key)
         return removed
 
     def _ztrim(self, operation: ZTrim, now: int) -> Reply:
@@ -473,7 +503,7 @@ class Table:
         members: Any = self._own(operation.key, SortedSet, None, now).content
         removed = members.trim(operation.keep)
         if not members:
-            self.drop(operation.key)
+            self._remove(operation.key)
         return removed
 
     def _order(self, key: str, now: int) -> list[tuple[float, bytes]]:
@@ -490,16 +520,48 @@ class Table:
         self.store(key, entry)
         return entry
 
+    def _remove(self, key: str) -> None:
+        self._never(key)
+        self.drop(key)
+
+    # Keys that are to expire, so that one that is never asked for again goes too. `_due` has each once, with a time not
+    # after its expiry; `_expiring` is a heap of these, and of some that no longer hold.
+
+    def _never(self, key: str) -> None:
+        """Note that a key does not expire."""
+        if self._due.pop(key, None) is not None:
+            self._tidy()
+
     def _expire_later(self, key: str, expires: int, now: int) -> None:
-        """Note an expiry, and drop a few keys that have expired: what is never asked for again must go too."""
-        heapq.heappush(self._expiring, (expires, key))
+        """Drop a few keys that have expired, and note an expiry."""
         for _ in range(4):
-            if self._expiring[0][0] > now:
+            if not self._expiring or self._expiring[0][0] > now:
                 break
-            _, due = heapq.heappop(self._expiring)
-            entry = self.find(due)
-            if entry is not None and expired(entry, now):
-                self.drop(due)
+            at, name = heapq.heappop(self._expiring)
+            if self._due.get(name) != at:
+                continue
+            del self._due[name]
+            entry = self.find(name)
+            if entry is None or entry.expires is None:
+                continue
+            if expired(entry, now):
+                self.drop(name)
+            else:
+                self._due_at(name, entry.expires)
+        due = self._due.get(key)
+        if due is None or expires < due:  # A later one is noted when this one is due.
+            self._due_at(key, expires)
+
+    def _due_at(self, key: str, at: int) -> None:
+        self._due[key] = at
+        heapq.heappush(self._expiring, (at, key))
+        self._tidy()
+
+    def _tidy(self) -> None:
+        """Make the heap anew when most of it no longer holds."""
+        if len(self._expiring) > 2 * len(self._due) + 64:
+            self._expiring = [(at, key) for key, at in self._due.items()]
+            heapq.heapify(self._expiring)
 
 
 def _copies(replies: list[Reply]) -> list[Reply]:
@@ -530,6 +592,27 @@ def overflow(key: str, field: str | None) -> CounterOverflowError:
     """Return the error of an increment beyond 64 bits."""
     where = repr(key) if field is None else f"field {field!r} of {key!r}"
     return CounterOverflowError(f"{where} would leave the range of 64-bit integers", key=key, field=field)
+
+
+def exhausted(key: str) -> CounterOverflowError:
+    """Return the error of a `ZAppend` for which there are no scores left."""
+    return CounterOverflowError(
+        f"{key!r} would get a score above 2**53, where no next one is exact", key=key, field=None
+    )
+
+
+_TOKENS: Final = {
+    "old": "the token is too old to be used; make the batch anew",
+    "ahead": "the token was issued too far ahead of the store's clock",
+    "passed": "the writer of the token went on with a later one",
+    "void": "the token was settled as not applied; make the batch anew",
+    "reused": "the token was used for another batch",
+}
+
+
+def refused_token(why: str, token: Token | None) -> TokenError:
+    """Return the error of a token that cannot be used."""
+    return TokenError(_TOKENS[why], token=token)
 
 
 def _score(item: tuple[float, bytes]) -> float:

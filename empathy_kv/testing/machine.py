@@ -37,6 +37,8 @@ from empathy_kv.kv.interface import KV
 from empathy_kv.kv.operations import (
     INTEGER_MAX,
     INTEGER_MIN,
+    SCORE_MAX,
+    TOKEN_AHEAD,
     TOKEN_LIFE,
     TTL,
     Batch,
@@ -130,29 +132,34 @@ class Model:
             return [self._settle(space, batch.operations[0].token, now)]
         token = batch.token
         if token is not None:
-            last, content, replies = space.slots.get((token.session, token.slot), (0, None, None))
+            last, content, replies = space.slots.get((token.session, token.slot), (-1, None, None))
             if token.sequence == last and replies is not None and content == (batch.operations, batch.checks):
                 return replies
-            if token.sequence <= last or token.issued + TOKEN_LIFE <= now:
+            if token.sequence <= last or not self._current(token, now):
                 raise TokenError("", token=token)
         for check in batch.checks:
             self._check(space, check)
         attempt = Space(space.revision + batch.writes, copy.deepcopy(space.items))
         kinds: dict[str, str | None] = {}
-        replies = [self._do(attempt, operation, kinds) for operation in batch.operations]  # type: ignore[arg-type]
+        tops: dict[str, float] = {}
+        replies = [self._do(attempt, operation, kinds, tops) for operation in batch.operations]  # type: ignore[arg-type]
         space.revision, space.items = attempt.revision, attempt.items
-        if token is not None and batch.writes:
+        if token is not None:
             space.slots[token.session, token.slot] = token.sequence, (batch.operations, batch.checks), replies
         return replies
 
     def _settle(self, space: Space, token: Token, now: int) -> bool:
-        last, _, replies = space.slots.get((token.session, token.slot), (0, None, None))
+        last, _, replies = space.slots.get((token.session, token.slot), (-1, None, None))
         if token.sequence == last:
             return replies is not None
-        if token.sequence < last or token.issued + TOKEN_LIFE <= now:
+        if token.sequence < last or not self._current(token, now):
             raise TokenError("", token=token)
         space.slots[token.session, token.slot] = token.sequence, None, None
         return False
+
+    @staticmethod
+    def _current(token: Token, now: int) -> bool:
+        return -TOKEN_AHEAD <= now - token.issued < TOKEN_LIFE
 
     def _check(self, space: Space, check: Check) -> None:
         item = space.items.get(check.key)
@@ -178,7 +185,7 @@ class Model:
             return 0
         return item.version if item.kind == "string" else -1
 
-    def _do(self, space: Space, operation: Operation, kinds: dict[str, str | None]) -> Reply:
+    def _do(self, space: Space, operation: Operation, kinds: dict[str, str | None], tops: dict[str, float]) -> Reply:
         key = operation.key
         item = space.items.get(key)
         held = kinds.setdefault(key, None if item is None else item.kind)
@@ -186,6 +193,7 @@ class Model:
             raise WrongTypeError("", key=key, kind=held)
         if item is None:
             item = Item(operation.kind or "", b"0" if operation.kind == "string" else {}, 0)
+        self._foresee(operation, item, tops)
         reply = self._change(space, operation, item) if operation.writes else self._read(space, operation, item)
         if isinstance(operation, Set):
             kinds[key] = "string"
@@ -194,6 +202,21 @@ class Model:
         elif key in space.items:
             kinds[key] = space.items[key].kind
         return reply
+
+    @staticmethod
+    def _foresee(operation: Operation, item: Item, tops: dict[str, float]) -> None:
+        """Note the highest score of a sorted set; raise if an append would pass `SCORE_MAX`."""
+        key = operation.key
+        tops.setdefault(key, max(0.0, *item.content.values()) if item.kind == "zset" and item.content else 0.0)
+        match operation:
+            case Set() | Delete():
+                tops[key] = 0.0
+            case ZAdd():
+                tops[key] = max(tops[key], *operation.members.values())
+            case ZAppend():
+                if tops[key] > SCORE_MAX - len(operation.members):
+                    raise CounterOverflowError("", key=key, field=None)
+                tops[key] += len(operation.members)
 
     def _read(self, space: Space, operation: Operation, item: Item) -> Reply:
         there = operation.key in space.items
@@ -272,7 +295,7 @@ class Model:
                         content[member] = score
                 return new
             case ZAppend():
-                score = max(content.values(), default=0.0)
+                score = max(-SCORE_MAX, *content.values()) if content else 0.0
                 for member in operation.members:
                     score += 1
                     content[member] = score
@@ -373,6 +396,24 @@ def _settled(operation: Operation) -> Operation:
     """Return the operation on a key of its kind of value."""
     own = KEYS.get("string" if isinstance(operation, Set) else operation.kind or "")
     return evolve(operation, key=own[_all.index(operation.key) % len(own)]) if own else operation
+
+
+def _otherwise(operation: Any, less: float) -> Any:
+    """Return the same operation, written in another order, with other zeros, and to live for a little less."""
+    match operation:
+        case HSet():
+            return evolve(operation, fields=dict([*operation.fields.items()][::-1]))
+        case HIncrBy():
+            return evolve(operation, increments=dict([*operation.increments.items()][::-1]))
+        case HDel():
+            return evolve(operation, fields=operation.fields[::-1])
+        case ZAdd():
+            return evolve(operation, members={m: score or -0.0 for m, score in [*operation.members.items()][::-1]})
+        case ZRem():
+            return evolve(operation, members=operation.members[::-1])
+        case Set() | Expire() if operation.ttl is not None:
+            return evolve(operation, ttl=operation.ttl - less)
+    return operation
 
 
 _operations = st.lists(strategies.operations(_parts).map(_settled), min_size=1, max_size=6)
@@ -494,7 +535,7 @@ class KVMachine(RuleBasedStateMachine):
 
     @rule(target=sent, name=_names, operations=_writing, wants=_wants, slot=st.integers(0, 2), old=st.integers(0, 19))
     def send(self, name: Name, operations: list[Operation], wants: Sequence[Want], slot: int, old: int) -> Batch:
-        token = self.token(name, slot, TOKEN_LIFE + 1000 if old == 19 else 0)
+        token = self.token(name, slot, {18: -TOKEN_AHEAD - 60_000, 19: TOKEN_LIFE + 1000}.get(old, 0))
         batch = Batch(name, operations, self.checks(name, wants), token)
         self.execute(batch)
         return batch
@@ -506,6 +547,12 @@ class KVMachine(RuleBasedStateMachine):
     @rule(batch=sent, operations=_writing)
     def send_something_else(self, batch: Batch, operations: list[Operation]) -> None:
         self.execute(Batch(batch.namespace, operations, (), batch.token))
+
+    @rule(batch=sent, ticks=st.integers(1, 9))
+    def send_again_written_otherwise(self, batch: Batch, ticks: int) -> None:
+        self.execute(
+            evolve(batch, operations=[_otherwise(operation, ticks / 10_000) for operation in batch.operations])
+        )
 
     @rule(batch=sent, text=st.booleans())
     def settle(self, batch: Batch, text: bool) -> None:

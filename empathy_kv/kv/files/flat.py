@@ -13,19 +13,20 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from empathy_kv.errors import ArgumentError, DamagedError, TokenError
+from empathy_kv.errors import ArgumentError, DamagedError
 from empathy_kv.kv.files.directory import make, replace, sync_directory, translated
 from empathy_kv.kv.files.lock import Lock
 from empathy_kv.kv.files.names import name
 from empathy_kv.kv.interface import KV
 from empathy_kv.kv.operations import Batch, Check, Delete, Exists, Get, Name, Reply, Set, Settle, Version
-from empathy_kv.kv.table import refused
+from empathy_kv.kv.table import Slot, Writers, refused
 
 
 class _Id(msgspec.Struct):
@@ -43,7 +44,7 @@ class FlatDirectory(KV):
         self._path = path.absolute()
         self._namespace = namespace
         self._lock = Lock(self._path / ".lock", timeout)
-        self._done: dict[tuple[str, int], tuple[int, Batch, list[Reply]]] = {}
+        self._writers = Writers()
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({str(self._path)!r})"
@@ -53,9 +54,13 @@ class FlatDirectory(KV):
         with translated(self._path):
             if not batch.writes:
                 return self._read(batch)
-            operation = batch.operations[0]
-            if isinstance(operation, Delete) and not batch.checks and not self._path.exists():
-                return [False]  # Nothing is made for it.
+            if not self._path.exists():
+                # Nothing is made for a call that is refused, or that has nothing to do.
+                replies = self._admit(batch)
+                if replies is None and isinstance(batch.operations[0], Delete):
+                    replies = self._remember(batch, [False])
+                if replies is not None:
+                    return replies
             make(self._path, durable=True)
             with self._lock.hold():
                 return self._write(batch)
@@ -70,6 +75,9 @@ class FlatDirectory(KV):
                 )
             if isinstance(operation, Set) and operation.ttl is not None:
                 raise ArgumentError("ttl must be None: the files of a flat directory do not expire", argument="ttl")
+        for check in batch.checks:
+            if check.member is not None:
+                raise ArgumentError("checks must be on values, not on members", argument="checks")
         if batch.writes and len(batch.operations) != 1:
             raise ArgumentError("operations must be one, if it writes", argument="operations")
 
@@ -90,23 +98,32 @@ class FlatDirectory(KV):
             )
         return replies
 
-    def _write(self, batch: Batch) -> list[Reply]:
+    def _admit(self, batch: Batch) -> list[Reply] | None:
+        """Return the replies if they are known without doing anything, None if the batch can be done; else raise."""
         operation: Any = batch.operations[0]
-        token = operation.token if isinstance(operation, Settle) else batch.token
-        if token is not None:
-            place = (token.session, token.slot)
-            last = self._done.get(place)
-            if isinstance(operation, Settle):
-                if last is None or last[0] < token.sequence:
-                    self._done[place] = (token.sequence, batch, [])
-                    return [False]
-                return [not isinstance(last[1].operations[0], Settle)]
-            if last is not None and last[0] >= token.sequence:
-                if last[0] > token.sequence or last[1] != batch:
-                    raise TokenError("the token was used for another batch", token=token)
-                return last[2]
+        if isinstance(operation, Settle):
+            return self._writers.settle(operation.token, _now())[0]
+        if batch.token is not None:
+            replies = self._writers.recall(batch.token, _now(), (batch.operations, batch.checks))
+            if replies is not None:
+                return replies
         for check in batch.checks:
             self._test(check)
+        return None
+
+    def _remember(self, batch: Batch, replies: list[Reply]) -> list[Reply]:
+        token = batch.token
+        if token is not None:
+            # A copy, because the caller may change its list.
+            slot = Slot(token.sequence, (batch.operations, batch.checks), replies.copy())
+            self._writers.remember(token, _now(), slot)
+        return replies
+
+    def _write(self, batch: Batch) -> list[Reply]:
+        known = self._admit(batch)
+        if known is not None:
+            return known
+        operation: Any = batch.operations[0]
         files = self._files(operation.key)
         if isinstance(operation, Set):
             replace(files[0] if files else self._safe(operation.key), operation.value)
@@ -116,9 +133,7 @@ class FlatDirectory(KV):
                 file.unlink()
             replies = [bool(files)]
         sync_directory(self._path)
-        if token is not None:
-            self._done[token.session, token.slot] = (token.sequence, batch, replies)
-        return replies
+        return self._remember(batch, replies)
 
     def _test(self, check: Check) -> None:
         actual = _version(self._load(check.key))
@@ -194,6 +209,10 @@ class FlatDirectory(KV):
 
     def close(self) -> None:
         self._lock.close()
+
+
+def _now() -> int:
+    return time.time_ns() // 1_000_000
 
 
 def _unsafe(file: str) -> bool:

@@ -24,7 +24,6 @@ from empathy_kv.errors import (
     OutcomeUnknown,
     StorageError,
     StoragePermissionError,
-    TokenError,
     UnavailableError,
     WrongTypeError,
 )
@@ -32,7 +31,7 @@ from empathy_kv.kv.interface import KV
 from empathy_kv.kv.operations import Batch, Name, Reply, Settle, Token, named, number, text
 from empathy_kv.kv.redis.commands import FORMS, Argument, Layout, body, parse, read
 from empathy_kv.kv.redis.script import DIGEST, SOURCE
-from empathy_kv.kv.table import counter, overflow, refused
+from empathy_kv.kv.table import counter, exhausted, overflow, refused, refused_token
 
 if TYPE_CHECKING:
     from redis.connection import ConnectionPool
@@ -237,21 +236,15 @@ class RedisKV(KV):
             return read(batch, raw)
         if status == b"check":
             raise refused(batch.checks[int(answer[1])], int(answer[2]))
-        if status in _TOKENS:
-            raise TokenError(_TOKENS[status], token=token)
+        if status == b"token":
+            raise refused_token(answer[1].decode(), token)
         key = answer[1][len(layout.prefix) :].decode()
         if status == b"kind":
             raise _wrong(key, answer[2].decode())
+        if status == b"exhausted":
+            raise exhausted(key)
         field = answer[2].decode() or None
         raise counter(key, field) if status == b"counter" else overflow(key, field)
-
-
-_TOKENS = {
-    b"old": "the token is too old to be used; make the batch anew",
-    b"passed": "the token was used, and its writer went on with a later one",
-    b"void": "the token was settled as not applied; make the batch anew",
-    b"reused": "the token was used for another batch",
-}
 
 
 def _wrong(key: str, kind: str) -> WrongTypeError:

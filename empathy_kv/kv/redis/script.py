@@ -20,9 +20,9 @@ from __future__ import annotations
 import hashlib
 from typing import Final
 
-from empathy_kv.kv.operations import TOKEN_LIFE, TOKEN_MEMORY
+from empathy_kv.kv.operations import SCORE_MAX, TOKEN_AHEAD, TOKEN_LIFE, TOKEN_MEMORY
 
-SOURCE: Final = """
+_SOURCE = """
 local unpack = unpack or table.unpack
 local cursor = 7
 local function take()
@@ -60,12 +60,13 @@ if slot ~= '' then
   end
   if last == sequence then
     if mode == 's' then return {'done', {sum ~= '-' and 1 or 0}} end
-    if sum == '-' then return {'void'} end
-    if sum ~= digest then return {'reused'} end
+    if sum == '-' then return {'token', 'void'} end
+    if sum ~= digest then return {'token', 'reused'} end
     return {'again', replies}
   end
-  if last and last > sequence then return {'passed'} end
-  if tonumber(ARGV[5]) + TOKEN_LIFE <= now() then return {'old'} end
+  if last and last > sequence then return {'token', 'passed'} end
+  if tonumber(ARGV[5]) + TOKEN_LIFE <= now() then return {'token', 'old'} end
+  if tonumber(ARGV[5]) > now() + TOKEN_AHEAD then return {'token', 'ahead'} end
   if mode == 's' then
     record('-', '')
     return {'done', {0}}
@@ -167,8 +168,8 @@ local needs = {
 local makes = {set = 'string', incrby = 'string', hset = 'hash', hincrby = 'hash', zadd = 'zset', zappend = 'zset'}
 
 -- What the operations so far have made of a value ([key]['']) or of fields ([key]['=' .. field]); false is absent.
--- fresh: nothing is left of what the key held before the batch.
-local foreseen, fresh = {}, {}
+-- fresh: nothing is left of what the key held before the batch. highest: a score that no member added exceeds.
+local foreseen, fresh, highest = {}, {}, {}
 local operations = {}
 while cursor < #ARGV do
   local name, key, count = take(), KEYS[tonumber(take())], tonumber(take())
@@ -181,6 +182,7 @@ while cursor < #ARGV do
   if name == 'set' or name == 'del' then
     foreseen[key] = {}
     fresh[key] = true
+    highest[key] = 0
     if name == 'set' then foreseen[key][''] = arguments[1] else kinds[key] = 'none' end
   elseif name == 'hset' or name == 'hdel' then
     local fields = foreseen[key] or {}
@@ -204,6 +206,13 @@ while cursor < #ARGV do
       if not total then return {why, key, field} end
       fields[at] = total
     end
+  elseif name == 'zadd' then
+    for i = 2, count, 2 do highest[key] = math.max(highest[key] or 0, tonumber(arguments[i])) end
+  elseif name == 'zappend' then
+    local top = highest[key] or 0
+    if not fresh[key] then top = math.max(top, tonumber(redis.call('ZREVRANGE', key, 0, 0, 'WITHSCORES')[2] or '0')) end
+    if top > SCORE_MAX - count then return {'exhausted', key} end
+    highest[key] = top + count
   end
 end
 
@@ -304,7 +313,7 @@ end
 function run.zappend(key, a)
   alive[key] = true
   local last = redis.call('ZREVRANGE', key, 0, 0, 'WITHSCORES')
-  local score = tonumber(last[2] or '0')
+  local score = math.max(tonumber(last[2] or '0'), -SCORE_MAX)
   for i = 1, #a do
     score = score + 1
     redis.call('ZADD', key, string.format('%.17g', score), a[i])
@@ -365,7 +374,15 @@ local function resp(value)
 end
 if slot ~= '' then record(digest, resp(replies)) end
 return {'done', replies}
-""".replace("TOKEN_MEMORY", str(TOKEN_MEMORY)).replace("TOKEN_LIFE", str(TOKEN_LIFE))
+"""
+for _name, _number in (
+    ("TOKEN_MEMORY", TOKEN_MEMORY),
+    ("TOKEN_LIFE", TOKEN_LIFE),
+    ("TOKEN_AHEAD", TOKEN_AHEAD),
+    ("SCORE_MAX", int(SCORE_MAX)),
+):
+    _SOURCE = _SOURCE.replace(_name, str(_number))
+SOURCE: Final = _SOURCE
 
 DIGEST: Final = hashlib.sha1(SOURCE.encode(), usedforsecurity=False).hexdigest()
 """What EVALSHA names the script by."""

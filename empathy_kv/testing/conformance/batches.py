@@ -6,6 +6,7 @@ import itertools
 import secrets
 import threading
 import time
+from datetime import timedelta
 from typing import ClassVar, Final
 
 import pytest
@@ -24,6 +25,7 @@ from empathy_kv.kv.interface import KV, Namespace
 from empathy_kv.kv.operations import (
     INTEGER_MAX,
     INTEGER_MIN,
+    TOKEN_AHEAD,
     TOKEN_LIFE,
     TTL,
     Batch,
@@ -62,6 +64,8 @@ FAILURES: Final[dict[str, tuple[type[EmpathyKVError], tuple[Operation, ...], tup
     "a check of a member": (CheckError, (), (Check("zset", 0, b"m"),)),
     "the last of many checks": (CheckError, (), (Check("text"), Check("hash"), Check("zset", None, b"m"), Check("no"))),
     "a check of the version of a hash": (WrongTypeError, (), (Check("hash", 1),)),
+    "a check of a member of a hash": (WrongTypeError, (), (Check("hash", 0, b"n"),)),
+    "a check of a member of a value": (WrongTypeError, (), (Check("text", None, b"a"),)),
     "a read of another kind": (WrongTypeError, (Get("hash"),), ()),
     "a write on another kind": (WrongTypeError, (ZAdd("text", {b"m": 1}),), ()),
     "another kind, made in the batch": (WrongTypeError, (HGetAll("new"),), ()),
@@ -72,6 +76,11 @@ FAILURES: Final[dict[str, tuple[type[EmpathyKVError], tuple[Operation, ...], tup
     "a value that overflows": (CounterOverflowError, (IncrBy("full"),), ()),
     "a field that overflows": (CounterOverflowError, (HIncrBy("hash", {"n": 1, "full": 1, "m": 1}),), ()),
     "a second increment that overflows": (CounterOverflowError, (IncrBy("full", -1), IncrBy("full", 2)), ()),
+    "an append without a next score": (
+        CounterOverflowError,
+        (ZAdd("full zset", {b"m": 2.0**53}), ZAppend("full zset", [b"n"])),
+        (),
+    ),
     "a counter that goes below": (CounterOverflowError, (HIncrBy("hash", {"empty": INTEGER_MIN, "least": -1}),), ()),
 }
 """What a batch is refused for; each stands at its end."""
@@ -301,6 +310,49 @@ class Tokens(Suite):
         assert contents(ns) == before
         assert ns.execute(Set("a", b"1"), HSet("h", {"f": b"12"}), token=token)[1] == 1
 
+    def test_the_same_content_in_another_form_gives_the_first_replies(self, ns: Namespace, writer: Writer) -> None:
+        forms: dict[str, tuple[Operation, Operation]] = {
+            "fields": (HSet("h", {"a": b"1", "b": b"2", "é": b""}), HSet("h", {"é": b"", "b": b"2", "a": b"1"})),
+            "increments": (HIncrBy("i", {"a": 1, "b": -2, "c": 0}), HIncrBy("i", {"c": 0, "b": -2, "a": 1})),
+            "members": (ZAdd("z", {b"a": 1, b"b": 2.0}), ZAdd("z", {b"b": 2, b"a": 1.0})),
+            "zeros": (ZAdd("zeros", {b"a": 0.0, b"b": -0.0}), ZAdd("zeros", {b"a": -0.0, b"b": 0})),
+            "fields to remove": (HDel("h", ["a", "b"]), HDel("h", ["b", "a", "b"])),
+            "members to remove": (ZRem("z", [b"b", b"a"]), ZRem("z", [b"a", b"b"])),
+            "a time to live": (Set("k", b"1", 60.0011), Set("k", b"1", 60.0012)),
+            "a time to live, as an interval": (Set("k", b"1", 16.1), Set("k", b"1", timedelta(seconds=16.1))),
+            "another time to live": (Expire("k", 3600), Expire("k", 3599.99991)),
+            "a range": (ZRangeByScore("z", 0.0, 5), ZRangeByScore("z", -0.0, 5.0)),
+        }
+        for name, (first, second) in forms.items():
+            token = writer.token()
+            replies = ns.execute(IncrBy("n"), first, token=token)
+            before = contents(ns)
+            assert exactly(ns.execute(IncrBy("n"), second, token=token)) == exactly(replies), name
+            assert contents(ns) == before, name
+        assert ns.get("n") == b"%d" % len(forms)
+
+    def test_a_little_other_content_is_refused(self, ns: Namespace, writer: Writer) -> None:
+        for first, second in (
+            (HSet("h", {"a": b"1", "b": b"2"}), HSet("h", {"a": b"2", "b": b"1"})),
+            (HIncrBy("i", {"a": 1, "b": 2}), HIncrBy("i", {"a": 2, "b": 1})),
+            (HIncrBy("i", {"a": 1}), HIncrBy("i", {"a": 1, "b": 0})),
+            (ZAdd("z", {b"a": 0.0}), ZAdd("z", {b"a": 5e-324})),
+            (ZAdd("z", {b"a": 1}), ZAdd("z", {b"a": 1}, "GT")),
+            (ZAppend("z", [b"a", b"b"]), ZAppend("z", [b"b", b"a"])),
+            (HDel("h", ["a", "b"]), HDel("h", ["a"])),
+            (ZRem("z", [b"a", b"b"]), ZRem("z", [b"a", b"c"])),
+            (Set("k", b"1", 60.001), Set("k", b"1", 60.002)),
+            (Set("k", b"1", 60), Set("k", b"1")),
+            (Expire("k", 60.001), Expire("k", 60.0011)),
+            (IncrBy("n"), IncrBy("n", 2)),
+        ):
+            token = writer.token()
+            ns.execute(first, token=token)
+            before = contents(ns)
+            with pytest.raises(TokenError):
+                ns.execute(second, token=token)
+            assert contents(ns) == before
+
     def test_a_settled_token_tells_whether_it_was_applied(self, kv: KV, ns: Namespace, writer: Writer) -> None:
         done, never = writer.token(slot=1), writer.token(slot=2)
         ns.execute(IncrBy("n"), token=done)
@@ -418,6 +470,29 @@ class Tokens(Suite):
         assert ns.execute(IncrBy("n"), token=young) == [1]
         assert ns.execute(IncrBy("n"), token=young) == [1]
         assert kv.settle(writer.token(slot=3, age=life - 60)) is False
+
+    def test_a_token_from_too_far_ahead_is_refused(self, kv: KV, ns: Namespace, writer: Writer) -> None:
+        # It could be used for longer than its slot is remembered, and so twice.
+        ahead = TOKEN_AHEAD / 1000
+        for token in (writer.token(slot=0, age=-ahead - 60), writer.token(slot=1, age=-1e9)):
+            with pytest.raises(TokenError):
+                ns.execute(IncrBy("n"), token=token)
+            with pytest.raises(TokenError):
+                kv.settle(token)
+        assert list(ns.keys()) == []
+        near = writer.token(slot=2, age=-ahead + 60)
+        assert ns.execute(IncrBy("n"), token=near) == [1]
+        assert ns.execute(IncrBy("n"), token=near) == [1]
+        assert kv.settle(near) is True
+        assert kv.settle(writer.token(slot=3, age=-ahead + 60)) is False
+
+    def test_a_token_does_not_fit_a_batch_that_only_reads(self, ns: Namespace, writer: Writer) -> None:
+        token = writer.token()
+        for operations, checks in (((Get("k"), TTL("k")), ()), ((), ()), ((), (Check("k", 0),))):
+            with pytest.raises(ArgumentError) as caught:
+                ns.execute(*operations, checks=checks, token=token)
+            assert caught.value.argument == "token"
+        assert ns.execute(IncrBy("n"), token=token) == [1]
 
     def test_a_token_of_one_namespace_does_not_affect_another(self, kv: KV) -> None:
         one, other = kv.namespace("conformance"), kv.namespace("conformance", "x")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 import math
+import sys
 from typing import Any
 
 import pytest
 
 from empathy_kv.errors import (
     ArgumentError,
+    CounterOverflowError,
     WrongTypeError,
 )
 from empathy_kv.kv.interface import Namespace
@@ -26,7 +28,10 @@ from empathy_kv.kv.operations import (
     IncrBy,
     Set,
     Version,
+    ZAdd,
+    ZAppend,
     ZCard,
+    ZRem,
     ZScore,
 )
 from empathy_kv.testing.conformance.suite import (
@@ -185,6 +190,39 @@ class SortedSets(Suite):
         assert ns.zappend("z", b"d") == -2.0
         ns.zadd("big", {b"a": 2.0**53 - 2})
         assert ns.zappend("big", b"b", b"c") == 2.0**53
+
+    @pytest.mark.parametrize("score", [2.0**53, 2.0**53 + 2, 2.0**53 - 1, 1e308, sys.float_info.max])
+    def test_an_append_beyond_the_last_exact_score_is_refused(self, ns: Namespace, score: float) -> None:
+        ns.execute(ZAdd("z", {b"a": 1, b"top": score}), Set("k", b"1"))
+        before = contents(ns)
+        for operations in (
+            (ZAppend("z", [b"b", b"c"]),),
+            (ZAppend("z", [b"top", b"a"]),),
+            (Set("k", b"2"), ZAppend("z", [b"b"]), ZAppend("z", [b"c"])),
+            (ZRem("z", [b"top"]), ZAdd("z", {b"b": score}), ZAppend("z", [b"c", b"d"])),
+            (Delete("new"), ZAdd("new", {b"b": score}), ZAppend("new", [b"c", b"d"])),
+            (ZRem("z", [b"top"]), ZAppend("z", [b"b", b"c"])),
+        ):
+            with pytest.raises(CounterOverflowError) as caught:
+                ns.execute(*operations)
+            assert (caught.value.key, caught.value.field) == (operations[-1].key, None)
+            assert contents(ns) == before
+        ns.zrem("z", b"top")
+        assert ns.zappend("z", b"b", b"c") == 3.0
+
+    def test_an_append_is_possible_up_to_the_last_exact_score(self, ns: Namespace) -> None:
+        ns.zadd("z", {b"a": 2.0**53 - 3})
+        assert ns.execute(ZAppend("z", [b"b", b"c"]), ZAppend("z", [b"d"]))[1] == 2.0**53
+        with pytest.raises(CounterOverflowError):
+            ns.zappend("z", b"e")
+        assert ns.execute(Delete("z"), ZAppend("z", [b"e"])) == [True, 1.0]
+
+    def test_an_append_after_the_lowest_scores_stands_at_the_end_too(self, ns: Namespace) -> None:
+        for number, score in enumerate((-sys.float_info.max, -(2.0**53) - 2, -(2.0**53), -1.0)):
+            ns.zadd(f"z{number}", {b"z": score})
+            last = ns.zappend(f"z{number}", b"b", b"a")
+            assert last == max(score, -(2.0**53)) + 2
+            assert [member for member, _ in ns.zrange(f"z{number}")] == [b"z", b"b", b"a"]
 
     def test_trimming_keeps_the_highest(self, ns: Namespace) -> None:
         members = {b"%d" % number: number // 2 for number in range(6)}

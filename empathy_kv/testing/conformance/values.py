@@ -331,6 +331,23 @@ class Versions(Suite):
             ns.hset("h", {"f": b"%d" % number})
         assert seen == sorted(set(seen))
 
+    def test_the_revision_rises_by_one_with_each_batch_that_writes(self, ns: Namespace) -> None:
+        version = ns.set("k", b"1")
+        for batches, operations in enumerate(
+            (
+                (Delete("absent"),),
+                (Expire("absent", 60),),
+                (HDel("absent", ["f"]), ZTrim("absent", 0), IncrBy("n"), IncrBy("n")),
+                (Expire("k", None), Get("k")),
+            ),
+            1,
+        ):
+            ns.execute(*operations)
+            ns.execute(Get("k"), Version("k"))
+            with pytest.raises(CheckError):
+                ns.execute(Set("k", b"2"), checks=[Check("k", 0)])
+            assert ns.set(f"next {batches}", b"1") == version + 2 * batches
+
     def test_values_of_one_batch_have_one_version(self, ns: Namespace) -> None:
         first, second, third = ns.execute(Set("a", b"1"), Set("b", b"1"), Set("a", b"2"))
         assert first == second == third == ns.version("a") == ns.version("b")
