@@ -599,8 +599,9 @@ def test_a_link_is_not_followed(directory: Path, tmp_path: Path) -> None:
     (directory / "u.json").symlink_to(target)
     states = StateManager(state_dir=directory)
     assert states.list_users() == ["v"]
-    with pytest.raises(StorageError):
+    with pytest.raises(DamagedError) as caught:
         states.load_state("u")
+    assert caught.value.path == str(directory / "u.json")
     states.save_state("u", CollaborationState("u", 0.1))
     assert json.loads(target.read_text()) == DOCUMENTED
     assert states.load_state("u").trust_level == 0.1

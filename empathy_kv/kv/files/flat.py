@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -27,6 +28,10 @@ from empathy_kv.kv.files.names import name
 from empathy_kv.kv.interface import KV
 from empathy_kv.kv.operations import Batch, Check, Delete, Exists, Get, Name, Reply, Set, Settle, Version
 from empathy_kv.kv.table import Slot, Writers, refused
+
+_NOFOLLOW: Final = getattr(os, "O_NOFOLLOW", 0)
+# Without O_NONBLOCK, opening a pipe that nobody writes to would wait for ever.
+_FLAGS: Final = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 
 
 class _Id(msgspec.Struct):
@@ -169,12 +174,9 @@ class FlatDirectory(KV):
         files = self._files(key)
         if not files:
             return None
-        try:
-            descriptor = os.open(files[0], os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0))
-        except FileNotFoundError:
+        data = _content(files[0])
+        if data is None:
             return None
-        with os.fdopen(descriptor, "rb") as file:
-            data = file.read()
         try:
             msgspec.json.decode(data, type=dict)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -201,14 +203,39 @@ class FlatDirectory(KV):
         return found if found is not None and name(found) == stem else stem
 
     def _id(self, file: str) -> str | None:
-        """Return the id in a document, None if it has none."""
+        """Return the id in a document, None if it has none or is damaged: who asks for it by its id is told so."""
         try:
-            return _IDS.decode((self._path / file).read_bytes()).user_id
-        except (msgspec.DecodeError, UnicodeDecodeError, FileNotFoundError):
+            data = _content(self._path / file)
+            return None if data is None else _IDS.decode(data).user_id
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, DamagedError):
             return None
 
     def close(self) -> None:
         self._lock.close()
+
+
+def _content(path: Path) -> bytes | None:
+    """Return what a file holds, None if it is not there; raise `DamagedError` for a link, a pipe, a directory."""
+    if not _NOFOLLOW and path.is_symlink():
+        raise _irregular(path)
+    try:
+        descriptor = os.open(path, os.O_RDONLY | _NOFOLLOW | _FLAGS)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        # What a link or a socket gives differs from system to system.
+        if stat.S_ISREG(path.lstat().st_mode):
+            raise
+        raise _irregular(path) from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise _irregular(path)
+    with os.fdopen(descriptor, "rb") as file:
+        return file.read()
+
+
+def _irregular(path: Path) -> DamagedError:
+    return DamagedError(f"{path} is damaged: it is no regular file", path=str(path))
 
 
 def _now() -> int:
