@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from empathy_kv.errors import ArgumentError, ArgumentTypeError
-from empathy_kv.kv.files.directory import replace, sync_directory, translated
+from empathy_kv.kv.files.disk import replace, sync_directory, translated
 
 
 def destination(filepath: object, argument: str = "filepath") -> Path:

@@ -54,7 +54,7 @@ class PatternPersistence:
         `$.patterns[3].confidence`.
         """
         from empathy_kv.export import destination
-        from empathy_kv.kv.files.directory import translated
+        from empathy_kv.kv.files.disk import translated
 
         path = destination(filepath)
         with translated(path):

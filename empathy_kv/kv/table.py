@@ -66,9 +66,11 @@ def decimal(value: bytes) -> int | None:
 class SortedSet:
     """Members with scores, in the order of score, then bytes."""
 
-    __slots__ = ("order", "scores")
+    __slots__ = ("log", "order", "scores")
 
     def __init__(self, pairs: Sequence[tuple[float, bytes]] = ()) -> None:
+        self.log: list[tuple[bytes, float | None]] | None = None
+        """Members whose score changed, and what it was, while somebody may want them back."""
         self.order: list[tuple[float, bytes]] = sorted(pairs)
         self.scores: dict[bytes, float] = {member: score for score, member in self.order}
 
@@ -80,6 +82,8 @@ class SortedSet:
         old = self.scores.get(member)
         if old == score:
             return False
+        if self.log is not None:
+            self.log.append((member, old))
         if old is not None:
             del self.order[bisect_left(self.order, (old, member))]
         self.scores[member] = score
@@ -91,16 +95,32 @@ class SortedSet:
         score = self.scores.pop(member, None)
         if score is None:
             return False
+        if self.log is not None:
+            self.log.append((member, score))
         del self.order[bisect_left(self.order, (score, member))]
         return True
 
     def trim(self, keep: int) -> int:
         """Keep the last `keep` members and return how many were removed."""
         surplus = max(0, len(self.order) - keep)
+        if self.log is not None:
+            self.log.extend((member, score) for score, member in self.order[:surplus])
         for _, member in self.order[:surplus]:
             del self.scores[member]
         del self.order[:surplus]
         return surplus
+
+    def undo(self, mark: int) -> None:
+        """Take back what the log has from `mark` on."""
+        log, self.log = self.log, None
+        assert log is not None  # noqa: S101 - whoever has a mark has begun it
+        while len(log) > mark:
+            member, score = log.pop()
+            if score is None:
+                self.remove(member)
+            else:
+                self.put(member, score)
+        self.log = log
 
 
 Content: TypeAlias = bytes | dict[str, bytes] | SortedSet
@@ -242,6 +262,10 @@ class Table(Writers):
         entry = self.find(key)
         return None if entry is None or expired(entry, now) else entry
 
+    def there(self, key: str, now: int) -> bool:
+        """Return whether there is something to delete."""
+        return self.live(key, now) is not None
+
     def execute(self, batch: Batch, now: int, digest: object) -> tuple[list[Reply], bool]:
         """Apply a batch at a time; return its replies and whether anything was written.
 
@@ -276,16 +300,18 @@ class Table(Writers):
         foreseen: dict[str, Foreseen] = {}
         for operation in batch.operations:
             key = operation.key  # type: ignore[union-attr]  # a Settle stands alone
-            if key not in kinds:
-                entry = self.live(key, now)
-                kinds[key] = None if entry is None else entry.kind
-            kind, needed = kinds[key], operation.kind  # type: ignore[union-attr]
-            if needed is not None and kind is not None and kind != needed:
-                raise WrongTypeError(
-                    f"{key!r} holds a {kind}; {type(operation).__name__} works on a {needed}",
-                    key=key,
-                    kind=kind,
-                )
+            needed = operation.kind  # type: ignore[union-attr]
+            if needed is not None:
+                if key not in kinds:
+                    entry = self.live(key, now)
+                    kinds[key] = None if entry is None else entry.kind
+                kind = kinds[key]
+                if kind is not None and kind != needed:
+                    raise WrongTypeError(
+                        f"{key!r} holds a {kind}; {type(operation).__name__} works on a {needed}",
+                        key=key,
+                        kind=kind,
+                    )
             if operation.writes:
                 self._foresee(operation, kinds, foreseen, now)  # type: ignore[arg-type]
 
@@ -388,7 +414,7 @@ class Table(Writers):
         return total
 
     def _delete(self, operation: Delete, now: int) -> Reply:
-        there = self.live(operation.key, now) is not None
+        there = self.there(operation.key, now)
         self._remove(operation.key)
         return there
 

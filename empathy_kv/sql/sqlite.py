@@ -35,7 +35,7 @@ from empathy_kv.errors import (
     StorageError,
     StoragePermissionError,
 )
-from empathy_kv.kv.files.directory import make, translated
+from empathy_kv.kv.files.disk import make, translated
 from empathy_kv.kv.interface import Steps
 from empathy_kv.sql import schema
 from empathy_kv.sql.schema import Part
@@ -258,7 +258,7 @@ class SQLite:
         `_LOCK`, and hence this package opens a database by SQLite only.
         """
         path = Path(os.path.realpath(self._path))  # Where a link leads to, although there is nothing yet.
-        make(path.parent, durable=True)
+        make(path.parent)
         with contextlib.suppress(FileExistsError):
             os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
 

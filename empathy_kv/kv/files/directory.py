@@ -1,18 +1,25 @@
 """One namespace on disk: documents, the journal of what was committed since they were written, and a lock.
 
-A write takes the lock, brings the table up to date, and appends one frame to the journal: that is the commit. A reader
-takes no lock: it looks at the journal's size (fstat), reads what is new, and answers from what the journal touched and,
-for all else, from the documents. A checkpoint writes the documents, then begins a new journal in the place of the old;
-a reader that had the old one open sees that it was unlinked. Replay skips what a document holds already, by the version
-in it, so that it may be done again after a crash at any point.
+A write takes the lock, brings its table up to date, and appends one frame to the journal: that is the commit. A reader
+takes no lock: it asks for the journal's size, takes what is new, and answers from what the journal touched and, for all
+else, from the documents. An answer for which it had to open a document counts only if the journal did not move
+meanwhile.
+
+A checkpoint writes the documents of all that the journal touched, without the lock; then, with it, of what was touched
+meanwhile; syncs them; and begins the next journal. Replay skips what a document holds already, by the version in it, so
+it may be done again after a crash at any point. A document that the journal can make from nothing (it begins with a
+`Set` of it) may be cut short by a crash; one that it changes is replaced as a whole.
 
 ::
 
     <namespace>/
-      lock              never unlinked
-      journal           replaced by a checkpoint
+      lock              of the one who writes; never unlinked
+      journal/          see journal.py
       <name>.json       a document a key
-      .<name>.new       a file being written; left by a crash, swept at the next checkpoint
+      <name>.json.damaged-1     a document whose bytes were not what was written, kept aside when its key was replaced
+
+Locks are taken in this order: `_keeper` (who makes a checkpoint), `_lock` (who writes), `_mutex` (the table, for
+moments; nothing is written or synced under it, but an append that is not synced).
 """
 
 from __future__ import annotations
@@ -20,25 +27,29 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import threading
+import stat
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final
+from threading import Lock as Mutex
+from typing import Final
 
-from attrs import define
-
-from empathy_kv.errors import DamagedError, EmpathyKVError, OutcomeUnknown, StorageError, StoragePermissionError
-from empathy_kv.kv.files import documents, journal
+from empathy_kv.errors import ClosedError, DamagedError, EmpathyKVError, LockTimeoutError, OutcomeUnknown, StorageError
+from empathy_kv.kv.files import disk, documents, journal
 from empathy_kv.kv.files.lock import Lock
-from empathy_kv.kv.files.names import name
-from empathy_kv.kv.operations import Batch, Operation, Reply, Settle
-from empathy_kv.kv.table import Entry, Session, Table, expired
+from empathy_kv.kv.files.overlay import Change, Damage, Overlay, Stamp, Tombstone, highest
+from empathy_kv.kv.operations import Batch, Get, Reply
+from empathy_kv.kv.table import Entry, expired
 
-CHECKPOINT: Final = 8 * 1024 * 1024
-"""Bytes of journal after which a writer makes a checkpoint."""
+GROWN: Final = 8 * 1024 * 1024
+"""Bytes of journal at which a checkpoint is due, if the documents that it has to write are no larger."""
+FULL: Final = 64 * 1024 * 1024
+"""Bytes of journal at which one is due in any case."""
+GROUP: Final = 4 * 1024 * 1024
+"""Bytes that are committed together at most."""
 
-_NOFOLLOW: Final = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+_NONE: Final = -1
 
 
 def now() -> int:
@@ -46,360 +57,577 @@ def now() -> int:
     return time.time_ns() // 1_000_000
 
 
-@contextlib.contextmanager
-def translated(path: Path) -> Iterator[None]:
-    """Turn an error of the operating system into one of ours."""
-    try:
-        yield
-    except EmpathyKVError:
-        raise
-    except PermissionError as error:
-        raise StoragePermissionError(
-            f"{error.strerror}: {error.filename or path}", errno=error.errno, path=str(error.filename or path)
-        ) from error
-    except OSError as error:
-        raise StorageError(
-            f"{error.strerror}: {error.filename or path}", errno=error.errno, path=str(error.filename or path)
-        ) from error
+class Commit:
+    """A batch that waits to be written, and then what became of it."""
 
+    __slots__ = ("batch", "change", "done", "error")
 
-@define
-class Tombstone:
-    """A key that was deleted since the documents were written."""
-
-    version: int
-
-
-class DocumentTable(Table):
-    """The table of a namespace whose entries are documents, but for those that the journal touched."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self._path = path
-        self.touched: dict[str, Entry | Tombstone] = {}
-        self.loads = 0
-        """How many documents were looked for."""
-
-    def find(self, key: str) -> Entry | None:
-        entry = self.touched.get(key)
-        if entry is None:
-            entry = self._load(key)
-        return None if isinstance(entry, Tombstone) else entry
-
-    def store(self, key: str, entry: Entry) -> None:
-        self.touched[key] = entry
-
-    def drop(self, key: str) -> None:
-        self.touched[key] = Tombstone(self.revision)
-
-    def items(self) -> Iterator[tuple[str, Entry]]:
-        touched = list(self.touched.items())
-        return itertools.chain(
-            ((key, entry) for key, entry in touched if isinstance(entry, Entry)),
-            self._documents(frozenset(key for key, _ in touched)),
-        )
-
-    def _documents(self, touched: frozenset[str]) -> Iterator[tuple[str, Entry]]:
-        """Yield what documents hold, but for what the journal touched."""
-        try:
-            files = [entry.name for entry in os.scandir(self._path)]
-        except FileNotFoundError:
-            return
-        for file in files:
-            if file.endswith(".json") and not file.startswith("."):
-                loaded = self._open(self._path / file)
-                if loaded is not None and loaded[0] not in touched and loaded[2] is not None:
-                    yield loaded[0], loaded[2]
-
-    def replay(self, line: journal.Line) -> None:
-        """Apply a committed batch, but for the keys whose documents hold it already."""
-        self.revision = line.revision
-        operations = line.replay()
-        done = {key for key in {item.key for item in operations} if self._held(key) >= line.revision}
-        pending: list[Operation] = [item for item in operations if item.key not in done]
-        self.apply(pending, line.at)
-        if line.session:
-            session = self.sessions.setdefault(line.session, Session({}, line.at))
-            session.used = line.at
-            session.slots[line.slot] = line.kept()
-
-    def _held(self, key: str) -> int:
-        entry = self.touched.get(key) or self._load(key)
-        return -1 if entry is None else entry.version
-
-    def _load(self, key: str) -> Entry | Tombstone | None:
-        path = self._path / f"{name(key)}.json"
-        self.loads += 1
-        loaded = self._open(path)
-        if loaded is None:
-            return None
-        true_key, version, entry = loaded
-        if true_key != key:
-            raise DamagedError(f"{path} is damaged: it holds the key {true_key!r}, not {key!r}", path=str(path))
-        return Tombstone(version) if entry is None else entry
-
-    @staticmethod
-    def _open(path: Path) -> tuple[str, int, Entry | None] | None:
-        try:
-            descriptor = os.open(path, os.O_RDONLY | _NOFOLLOW)
-        except FileNotFoundError:
-            return None
-        with os.fdopen(descriptor, "rb") as file:
-            data = file.read()
-        return documents.decode(data, str(path))
+    def __init__(self, batch: Batch) -> None:
+        self.batch = batch
+        self.change: Change | None = None
+        self.error: BaseException | None = None
+        self.done = False
 
 
 class Directory:
     """The directory of one namespace. Threads may share it."""
 
     def __init__(self, path: Path, *, durable: bool, timeout: float) -> None:
-        self._path = path
+        self.path = self._path = path
+        self._journals = path / "journal"
         self._durable = durable
-        self._journal = path / "journal"
         self._lock = Lock(path / "lock", timeout)
-        self._mutex = threading.RLock()
-        self._table = DocumentTable(path)
-        self._descriptor: int | None = None
-        self._offset = 0
-        self._seen = 0
+        self._keeper = Lock(self._journals / "lock", timeout)
+        self._mutex = Mutex()
+        self._queue: deque[Commit] = deque()
+        self._busy = False
+        """Whether the journal may hold what the table does not show yet. Only who has `_lock` sets it."""
+        self._suspect = False
+        """Whether a sync of the journal failed: nothing may be appended to it any more."""
+        self._wrote = self._closed = False
+        self._descriptor = _NONE
+        self._restart()
 
     def __del__(self) -> None:
-        if self._descriptor is not None:  # It was not closed: its journal has everything.
+        if self._descriptor != _NONE:  # It was not closed: its journal has everything.
             os.close(self._descriptor)
+
+    def _restart(self) -> None:
+        """Begin anew, knowing nothing."""
+        if self._descriptor != _NONE:
+            os.close(self._descriptor)
+        self._descriptor = _NONE
+        self._table = Overlay(self._path)
+        self._number = 0
+        self._offset = self._began = 0
+        self._ended = self._cut = self._booted = self._lenient = False
 
     # Reading
 
     def read(self, batch: Batch) -> list[Reply]:
         """Execute a batch that writes nothing."""
-        with self._mutex, translated(self._path):
-            while True:
-                self._refresh()
-                loads = self._table.loads
+        try:
+            with self._mutex:
+                if self._moved():
+                    self._refresh()
+                operations = batch.operations
+                if len(operations) == 1 and type(operations[0]) is Get and not batch.checks:
+                    # What the general way comes to, for what is asked most.
+                    entry = self._table.touched.get(operations[0].key)
+                    if type(entry) is Entry and type(entry.content) is bytes and entry.expires is None:
+                        return [entry.content]
+                return self._read(batch)
+        except OSError as error:
+            raise disk.translate(error, self._path) from error
+
+    def _read(self, batch: Batch) -> list[Reply]:
+        while True:
+            loads = self._table.loads
+            try:
                 replies, _ = self._table.execute(batch, now(), None)
-                # With documents of two moments the replies could show half of a batch.
-                if self._table.loads - loads < 2 or not self._moved():
+            except DamagedError:
+                if not self._moved():
+                    raise
+            else:
+                if self._table.loads == loads or not self._moved():
                     return replies
+            self._refresh()
 
     def keys(self) -> Iterator[str]:
         """Yield the keys. What the journal touched is taken at once, the documents are read as the caller goes on."""
-        with translated(self._path):
+        with disk.translated(self._path):
             with self._mutex:
-                self._refresh()
+                if self._moved():
+                    self._refresh()
                 items = self._table.items()
+            at = now()
             for key, entry in items:
-                if not expired(entry, now()):
+                if not expired(entry, at):
                     yield key
 
     def _moved(self) -> bool:
-        if self._descriptor is None:
-            return self._journal.exists()
-        status = os.fstat(self._descriptor)
-        return status.st_nlink == 0 or status.st_size != self._seen
+        """Return whether the journal is not as it was when the table was brought up to date."""
+        if self._busy:
+            return False  # Nobody else can write.
+        if self._descriptor == _NONE:
+            return bool(journal.numbers(self._journals))
+        return self._ended or os.lseek(self._descriptor, 0, os.SEEK_END) != self._offset
 
     def _refresh(self) -> None:
         """Bring the table up to what is committed."""
-        while True:
-            if self._descriptor is None and not self._open():
-                return
-            assert self._descriptor is not None  # noqa: S101 - for the type checker
-            status = os.fstat(self._descriptor)
-            if status.st_nlink == 0:
-                self._reset()
-                continue
-            if status.st_size != self._seen:
-                if status.st_size < self._seen:  # A failed append was taken back.
-                    self._reset()
-                    continue
-                self._take(status.st_size)
+        if self._busy:
             return
+        while True:
+            if self._descriptor == _NONE and not self._attach():
+                return
+            if self._ended and not self._follow():
+                return
+            size = os.lseek(self._descriptor, 0, os.SEEK_END)
+            if size < self._offset:  # A frame was taken back that we had taken.
+                self._restart()
+            elif size == self._offset or not self._take(size):
+                # Otherwise look again: what a frame needs of its document may be of a later one.
+                return
 
-    def _open(self) -> bool:
+    def _guard(self) -> None:
+        """Refuse a link or a file in the place of our directories; what stands above them is the user's."""
+        for path in (self._path.parent, self._path, self._journals):
+            try:
+                if not stat.S_ISDIR(os.lstat(path).st_mode):
+                    raise DamagedError(f"{path} is no directory", path=str(path))
+            except FileNotFoundError:
+                return
+
+    def _attach(self) -> bool:
+        """Open the newest journal and return whether there is one."""
+        self._guard()
+        for _ in range(100):
+            numbers = journal.numbers(self._journals)
+            if not numbers:
+                return False
+            with contextlib.suppress(FileNotFoundError):  # A checkpoint has just begun the next.
+                self._open(numbers[-1])
+                return True
+        raise StorageError(f"{self._journals} changes faster than it can be read", path=str(self._journals))
+
+    def _open(self, number: int) -> None:
+        path = journal.place(self._journals, number)
+        descriptor = disk.opened(path)
         try:
-            self._descriptor = os.open(self._journal, os.O_RDWR | os.O_APPEND | _NOFOLLOW)
-        except FileNotFoundError:
+            if os.fstat(descriptor).st_nlink > 1:
+                raise DamagedError(f"{path} has another name: it is a hard link", path=str(path))
+            head, end = journal.begin(descriptor, str(path))
+        except BaseException:
+            os.close(descriptor)
+            raise
+        if self._descriptor != _NONE:
+            os.close(self._descriptor)
+        self._descriptor, self._number = descriptor, number
+        self._offset = self._began = end
+        self._ended = self._cut = False
+        self._booted = head.boot != disk.boot()
+        self._lenient = self._booted or not head.boot
+        self._table.revision = head.revision
+        self._table.sessions = head.restored()
+
+    def _follow(self) -> bool:
+        """Go on with the journal that followed the one that ended, and return whether there is one."""
+        newest = journal.numbers(self._journals)[-1:]
+        if newest == [self._number]:
             return False
+        if newest != [self._number + 1]:
+            self._restart()
+            return True
+        self._table.carried({}, now())
+        self._open(newest[0])
         return True
 
-    def _reset(self) -> None:
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-        self._descriptor = None
-        self._table = DocumentTable(self._path)
-        self._offset = self._seen = 0
-
-    def _take(self, size: int) -> None:
-        assert self._descriptor is not None  # noqa: S101 - for the type checker
-        path = str(self._journal)
-        os.lseek(self._descriptor, self._offset, os.SEEK_SET)  # Windows has no pread.
-        with os.fdopen(os.dup(self._descriptor), "rb") as file:
-            data = file.read(size - self._offset)
-        for payload, end in journal.payloads(data, path, self._offset):
-            if self._offset == 0:
-                head = journal.head(payload, path)
-                self._table.revision = head.revision
-                self._table.sessions = head.restored()
-            else:
-                self._table.replay(journal.read(payload, path))
+    def _take(self, size: int) -> bool:
+        """Replay what is new, and return whether there was any."""
+        path = str(journal.place(self._journals, self._number))
+        for pause in (0.0005, 0.005, 0.0):
+            try:
+                data = journal.load(self._descriptor, self._offset, size - self._offset)
+                part = journal.parse(data, path, self._offset, booted=self._lenient)
+                break
+            except DamagedError:
+                # A frame may have been taken back, and another written, while it was read: look again.
+                if not pause:
+                    raise
+                time.sleep(pause)
+                size = os.lseek(self._descriptor, 0, os.SEEK_END)
+        for payload, end in part.payloads:
+            self._table.replay(journal.read(payload, path))
             self._offset = end
-        self._seen = size
+        self._cut = part.cut
+        if part.ended:
+            self._offset += len(journal.END)
+            self._ended = True
+        return part.ended or bool(part.payloads)
 
     # Writing
 
     def write(self, batch: Batch) -> list[Reply]:
-        """Execute a batch that writes, as one durable commit."""
-        with translated(self._path):
-            make(self._path, durable=self._durable)
-            with self._mutex, self._lock.hold():
-                self._refresh()
-                if self._descriptor is None:
-                    self._begin()
-                at = now()
-                digest = None if batch.token is None else journal.digest(batch)
-                try:
-                    replies, wrote = self._table.execute(batch, at, digest)
-                    if wrote:
-                        self._append(self._line(batch, at), batch)
-                except EmpathyKVError:
-                    raise
-                except BaseException:
-                    self._reset()  # The table may hold what the journal does not.
-                    raise
-                if self._seen > CHECKPOINT:
-                    self._checkpoint()
-                return replies
-
-    def _line(self, batch: Batch, at: int) -> bytes:
-        settles = batch.operations[0] if batch.operations and isinstance(batch.operations[0], Settle) else None
-        token = settles.token if settles is not None else batch.token
-        slot = None if token is None else self._table.sessions[token.session].slots[token.slot]
-        return journal.frame(
-            journal.line(self._table.revision, at, None if settles is not None else batch, token, slot)
-        )
-
-    def _append(self, data: bytes, batch: Batch) -> None:
-        assert self._descriptor is not None  # noqa: S101 - for the type checker
-        if self._seen > self._offset:  # What a crash left of a frame that was never committed.
-            os.ftruncate(self._descriptor, self._offset)
+        """Execute a batch that writes, as one durable commit. Threads that come meanwhile share the next sync."""
+        commit = Commit(batch)
         try:
-            written = os.write(self._descriptor, data)
-            while written < len(data):
-                written += os.write(self._descriptor, data[written:])
+            if self._descriptor == _NONE:
+                self._guard()
+                disk.make(self._journals)
+            self._queue.append(commit)
+            self._join(commit)
+        except OSError as error:
+            if isinstance(error, EmpathyKVError):
+                raise
+            raise disk.translate(error, self._path) from error
+        if commit.error is not None:
+            raise commit.error
+        assert commit.change is not None  # noqa: S101 - for the type checker
+        return commit.change.replies
+
+    def _join(self, commit: Commit) -> None:
+        """Wait until another thread has committed the batch, or commit all that wait."""
+        try:
+            while not commit.done:
+                if not self._lead(commit):
+                    self._renew()
+        except BaseException as error:
+            try:
+                self._queue.remove(commit)
+            except ValueError:
+                while not commit.done:  # Another thread has taken it, and will say what became of it.
+                    time.sleep(0.001)
+                if isinstance(error, LockTimeoutError):
+                    return
+            raise
+
+    def _lead(self, commit: Commit) -> bool:
+        """Commit all that wait, unless the batch was committed meanwhile; return False if no journal can take them."""
+        self._lock.acquire()
+        try:
+            if commit.done:
+                return True
+            ready = self._ready()
+            if ready:
+                self._commit()
+            return ready
+        finally:
+            self._lock.release()
+
+    def _ready(self) -> bool:
+        """Bring the table up to date under the lock, and return whether the journal can be appended to."""
+        with self._mutex:
+            if self._closed:
+                raise ClosedError("the store is closed")
+            if self._descriptor == _NONE:
+                self._refresh()
+            else:
+                status = os.fstat(self._descriptor)
+                if status.st_nlink == 0:
+                    self._restart()  # Somebody removed it; a checkpoint says so by an end.
+                if status.st_nlink == 0 or status.st_size != self._offset or self._ended:
+                    self._refresh()
+            if self._cut and not self._booted:
+                os.ftruncate(self._descriptor, self._offset)
+                self._cut = False
+        return not (self._descriptor == _NONE or self._ended or self._booted or self._suspect)
+
+    def _commit(self) -> None:
+        """Commit all batches that wait, each executed or refused for itself, with one append and one sync.
+
+        The lock is held. With sync, the table shows what they did only when that is durable.
+        """
+        at = now()
+        group: list[Commit] = []
+        changes: list[Change] = []
+        frames: list[bytes] = []
+        try:
+            with self._mutex:
+                while self._queue:
+                    group.append(self._queue.popleft())
+                    self._execute(group[-1], at, changes, frames)
+                data = frames[0] if len(frames) == 1 else b"".join(frames)
+                if data and self._durable:
+                    undo(changes)
+                    self._busy = True
+                elif data:
+                    self._append(data, changes)
+                    self._offset += len(data)
+            if data and self._durable:
+                self._append(data, ())
+                self._sync()
+                with self._mutex:
+                    for change in changes:
+                        change.redo()
+                    self._offset += len(data)
+                    self._busy = False
+            self._wrote = True
+        except OSError as error:
+            for commit in group:
+                commit.error = self._failed(error, commit)
         except BaseException:
+            # An interrupt: what was written of the frames, the next look at the journal will tell.
+            with self._mutex:
+                self._restart()
+            for commit in group:
+                commit.error = commit.error or OutcomeUnknown("the commit was interrupted", token=commit.batch.token)
+            raise
+        finally:
+            self._busy = False
+            for change in changes:
+                change.end()
+            for commit in group:
+                commit.done = True
+
+    def _execute(self, commit: Commit, at: int, changes: list[Change], frames: list[bytes]) -> None:
+        batch = commit.batch
+        commit.change = change = Change(self._table, batch, at)
+        try:
+            change.execute(None if batch.token is None else journal.digest(batch))
+        except EmpathyKVError as error:
+            commit.error = error
+            return
+        except OSError as error:
+            commit.error = disk.translate(error, self._path)
+            return
+        if change.wrote:
+            changes.append(change)
+            frames.append(journal.line(self._table.revision, at, self._durable, batch, change.slot))
+
+    def _append(self, data: bytes, changes: Sequence[Change]) -> None:
+        try:
+            disk.append(self._descriptor, data)
+        except BaseException:
+            undo(changes)
             self._take_back()
             raise
-        if self._durable:
+
+    def _sync(self) -> None:
+        try:
+            disk.sync_data(self._descriptor)
+        except OSError as error:
+            self._take_back()
+            self._suspect = True
+            # The kernel has dropped what it could not write, and the next sync would say that all is well. So this
+            # journal ends; if even that fails, a power cut may still bring the frame back.
             try:
-                _sync(self._descriptor)
-            except OSError as error:
-                self._take_back()
-                raise OutcomeUnknown(
-                    f"{error.strerror}: {self._journal} could not be made durable", token=batch.token
-                ) from error
-        self._offset += len(data)
-        self._seen = self._offset
+                known = self._keeper.acquire(wait=False)
+                if known:
+                    try:
+                        self._turn()
+                    finally:
+                        self._keeper.release()
+            except (OSError, EmpathyKVError):
+                known = False
+            raise _SyncError(error, known) from error
+        except BaseException:
+            self._suspect = True
+            raise
 
     def _take_back(self) -> None:
-        """Remove a frame that was not committed whole. If that fails too, the next writer does it."""
+        """Remove frames that were not committed. If that fails too, the next writer does it."""
         with contextlib.suppress(OSError):
-            os.ftruncate(self._descriptor, self._offset)  # type: ignore[arg-type]
-        self._reset()
+            os.ftruncate(self._descriptor, self._offset)
 
-    def _begin(self) -> None:
-        """Put a new journal in its place, which begins where the table stands. The lock is held."""
-        head = journal.Head.of(self._table.revision, self._table.sessions)
-        replace(self._journal, journal.frame(head))
-        sync_directory(self._path)
-        self._reset()
-        self._refresh()
+    def _failed(self, error: OSError, commit: Commit) -> BaseException:
+        """Return what became of a batch whose frame was not written or synced."""
+        if commit.error is not None:
+            return commit.error  # It was refused before.
+        if isinstance(error, _SyncError) and not error.known:
+            return OutcomeUnknown(
+                f"{error.strerror}: {self._journals} could not be made durable", token=commit.batch.token
+            )
+        return disk.translate(error, self._journals)
 
     # Checkpoint
 
-    def checkpoint(self) -> None:
-        """Bring the documents up to date and begin a new journal. Nothing to do is no error."""
-        with translated(self._path), self._mutex:
-            if not self._journal.exists():
-                return
-            with self._lock.hold():
-                self._refresh()
-                if self._table.touched or self._seen > self._offset:
-                    self._checkpoint()
+    def grown(self) -> bool:
+        """Return whether a checkpoint is due, because the journal is as large as what it costs to write."""
+        return self._offset > GROWN and self._offset > min(self._table.loaded, FULL)
 
-    def _checkpoint(self) -> None:
-        at = now()
-        table = self._table
-        deleted = []
-        for key, entry in table.touched.items():
-            path = self._path / f"{name(key)}.json"
-            if isinstance(entry, Tombstone) or expired(entry, at):
-                if path.exists():
-                    # The document goes once the journal is new: until then replay needs to know the deletion.
-                    replace(path, documents.encode(key, None, entry.version))
-                    deleted.append(path)
+    def pending(self) -> int:
+        """Return how many bytes of journal the documents do not have yet."""
+        return self._offset - self._began
+
+    def checkpoint(self, *, wait: bool = True) -> None:
+        """Bring the documents up to date and begin a new journal. Nothing to do is no error.
+
+        Without `wait`, one that another process is making will do.
+        """
+        with disk.translated(self._path):
+            with self._mutex:
+                if self._moved():
+                    self._refresh()
+                if self._descriptor == _NONE or (
+                    not self.pending() and not (self._cut or self._ended or self._booted or self._suspect)
+                ):
+                    return
+            if not self._keeper.acquire(wait=wait):
+                return
+            try:
+                written: dict[str, tuple[Stamp, int]] = {}
+                self._document(written)
+                with self._lock.hold():
+                    self._ready()
+                    if self._descriptor != _NONE:
+                        self._turn(written)
+            finally:
+                self._keeper.release()
+
+    def _renew(self) -> None:
+        """Make a journal that can be appended to: the first, or one in the place of one that ended or is doubtful."""
+        self._guard()
+        disk.make(self._journals)
+        self._keeper.reopen()
+        self._lock.reopen()
+        with self._keeper.hold(), self._lock.hold():
+            if self._ready():
+                return
+            if self._descriptor == _NONE:
+                self._table.revision = highest(self._path)
+                self._next({})
             else:
-                replace(path, documents.encode(key, entry))
-        sync_directory(self._path)
-        table.forget(at)
-        self._begin()
-        for path in deleted:
+                self._turn()
+
+    def _turn(self, written: dict[str, tuple[Stamp, int]] | None = None) -> None:
+        """Write the documents that were not `written`, and begin the next journal. Both locks are held."""
+        written = {} if written is None else written
+        self._busy = True
+        try:
+            self._document(written)
+            self._next({key: size for key, (_, size) in written.items()})
+        finally:
+            self._busy = False
+
+    def _document(self, written: dict[str, tuple[Stamp, int]]) -> None:
+        """Write the documents of what the journal touched, durably, but for those `written` in their present state."""
+        with self._mutex:
+            if self._moved():
+                self._refresh()
+            table = self._table
+            keys = [
+                key
+                for key, entry in table.touched.items()
+                if not isinstance(entry, Damage) and written.get(key, _NEVER)[0] != stamp(entry)
+            ]
+        if not keys:
+            return
+        few = disk.few(keys)
+        drafts: list[tuple[Path, str]] = []
+        gone: list[Path] = []
+        for start in range(0, len(keys), 64):
+            with self._mutex:
+                at = now()
+                encoded = [self._encoded(key, at) for key in keys[start : start + 64] if key in table.touched]
+            for key, state, data in encoded:
+                written[key] = (state, len(data))
+                path = table.path(key)
+                if not data:
+                    gone.append(path)
+                elif key not in table.replaced or not self._created(path, data, durable=few):
+                    draft = self._journals / f"{path.name}.new"
+                    with contextlib.suppress(FileNotFoundError):
+                        draft.unlink()
+                    disk.create(draft, data, durable=few)
+                    drafts.append((draft, key))
+        if not few:
+            disk.sync_files(self._path)
+        for draft, key in drafts:
+            path = table.path(key)
+            if key in table.replaced:
+                set_aside(path, disk.load(draft))
+            draft.replace(path)
+        for path in gone:
+            set_aside(path, b"")
             with contextlib.suppress(FileNotFoundError):
                 path.unlink()
-        for left in self._path.glob(".*.new"):
-            with contextlib.suppress(FileNotFoundError):
-                left.unlink()
+        disk.sync_directory(self._path)
+
+    def _encoded(self, key: str, at: int) -> tuple[str, Stamp, bytes]:
+        """Return a key's state and its document, which is empty for what is deleted or has expired."""
+        entry = self._table.touched[key]
+        assert not isinstance(entry, Damage)  # noqa: S101 - it was left out
+        data = documents.encode(key, entry) if isinstance(entry, Entry) and not expired(entry, at) else b""
+        return key, stamp(entry), data
+
+    @staticmethod
+    def _created(path: Path, data: bytes, *, durable: bool) -> bool:
+        """Write a document that is not there, and return whether it was not."""
+        try:
+            disk.create(path, data, durable=durable)
+        except FileExistsError:
+            return False
+        return True
+
+    def _next(self, sizes: dict[str, int]) -> None:
+        """End the journal and begin the next where the table stands. The documents are up to date."""
+        number = self._number + 1
+        self._table.forget(now())
+        head = journal.head(self._table.revision, self._table.sessions, disk.boot())
+        draft = self._journals / f"{number}.new"
+        with contextlib.suppress(FileNotFoundError):
+            draft.unlink()
+        disk.create(draft, head, durable=True)
+        if self._descriptor != _NONE and not self._ended:
+            self._end()
+        draft.rename(journal.place(self._journals, number))
+        disk.sync_directory(self._journals)
+        with self._mutex:
+            self._table.carried(sizes, now())
+            self._open(number)
+            self._booted = self._suspect = False
+        self._sweep()
+
+    def _end(self) -> None:
+        # Before the next one is there: whoever has this one open must not append to it any more.
+        try:
+            disk.append(self._descriptor, journal.END)
+        except BaseException:
+            self._take_back()
+            raise
+        with self._mutex:
+            self._ended = True
+            self._offset += len(journal.END)
+
+    def _sweep(self) -> None:
+        """Remove what is over: older journals, and what a crash left of files that were being written."""
+        keep = {journal.place(self._journals, self._number).name, "lock"}
+        with os.scandir(self._journals) as found:
+            left = [entry.name for entry in found if entry.name not in keep]
+        for name in left:
+            with contextlib.suppress(OSError):  # On Windows somebody may have it open.
+                (self._journals / name).unlink()
 
     def close(self, *, checkpoint: bool = True) -> None:
-        """Bring the documents up to date and give the descriptors back."""
+        """Bring the documents up to date if anything was written here, and give the descriptors back."""
         try:
-            if checkpoint:
+            if checkpoint and self._wrote:
                 self.checkpoint()
         finally:
+            self._closed = True
+            self._keeper.close()
+            self._lock.close()
             with self._mutex:
-                self._reset()
-                self._lock.close()
+                self._restart()
 
 
-def _sync(descriptor: int) -> None:
-    getattr(os, "fdatasync", os.fsync)(descriptor)
+class _SyncError(OSError):
+    """A sync that failed. `known`: whether what was to be synced is certainly gone."""
+
+    def __init__(self, error: OSError, known: bool) -> None:
+        super().__init__(error.errno, error.strerror, error.filename)
+        self.known = known
 
 
-def sync_directory(path: Path) -> None:
-    """Make the names in a directory durable. Windows has no such call, and needs none."""
-    if os.name == "nt":
-        return
-    descriptor: Any = os.open(path, os.O_RDONLY | _NOFOLLOW)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+_NEVER: Final[tuple[None, int]] = (None, 0)
 
 
-def make(path: Path, *, durable: bool) -> None:
-    """Make a directory with its parents, for its owner alone. One that is there is no error."""
-    if path.is_dir():
-        return
-    for directory in (*reversed(path.parents), path):
-        with contextlib.suppress(FileExistsError):
-            directory.mkdir(mode=0o700)
-            if durable:
-                sync_directory(directory.parent)
+def stamp(entry: Entry | Tombstone) -> Stamp:
+    """Return what tells this state of a key from all others."""
+    return (entry.version, entry.expires if isinstance(entry, Entry) else None)
 
 
-def replace(path: Path, data: bytes, mark: str = "new") -> None:
-    """Write a whole file in the place of another, which stays as it is until then.
+def undo(changes: Sequence[Change]) -> None:
+    """Undo changes, the last first."""
+    for change in reversed(changes):
+        change.undo()
 
-    Until then it is a file beside it. Where no lock keeps others from doing the same, `mark` tells theirs from ours.
+
+def set_aside(path: Path, becomes: bytes) -> None:
+    """Keep a document that is no sound one under another name.
+
+    One that was cut short while it was being written, or of which nothing reached the disk, is what a crash leaves.
     """
-    draft = path.with_name(f".{path.name}.{mark}")
-    with contextlib.suppress(FileNotFoundError):
-        draft.unlink()
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NOFOLLOW, 0o600)
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(descriptor)
-        draft.replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            draft.unlink()
-        raise
+        data = disk.load(path)
+        if becomes.startswith(data) or not any(data):
+            return
+        documents.decode(data, str(path))
+    except FileNotFoundError:
+        return
+    except DamagedError:
+        for number in itertools.count(1):
+            kept = path.with_name(f"{path.name}.damaged-{number}")
+            if not os.path.lexists(kept):
+                path.rename(kept)
+                return

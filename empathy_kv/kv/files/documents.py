@@ -5,7 +5,6 @@
     {"key":"user_1","version":7,"expires":null,"value":{"json":{"trust_level":0.65}},"crc32":"5d41402a"}
     {"key":"total","version":9,"expires":null,"hash":{"count":12,"note":"text","raw":{"base64":"//4="}},"crc32":...}
     {"key":"recent","version":9,"expires":null,"zset":[[1.0,"member"]],"crc32":...}
-    {"key":"gone","version":11,"deleted":true,"crc32":...}
 
 A value, field or member is a number if its bytes are a decimal integer, a text if they are UTF-8, `{"json": ...}` if
 they are a JSON object or array, which stands there byte for byte, and else `{"base64": ...}`. The checksum is that of
@@ -41,7 +40,6 @@ class _Document(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):
     value: _Form | msgspec.UnsetType = msgspec.UNSET
     hash: dict[str, _Form] | msgspec.UnsetType = msgspec.UNSET
     zset: list[tuple[float, _Form]] | msgspec.UnsetType = msgspec.UNSET
-    deleted: bool = False
 
 
 _ENCODER: Final = msgspec.json.Encoder()
@@ -49,15 +47,17 @@ _DECODER: Final = msgspec.json.Decoder(_Document)
 
 
 def _freeze(value: bytes) -> _Form:
+    if value[:1] in (b"{", b"[") and value[-1:] in (b"}", b"]"):
+        try:
+            msgspec.json.decode(value, type=msgspec.Raw)  # Builds nothing, and looks at no text.
+            if not value.isascii():
+                value.decode()
+            return _Item(json=msgspec.Raw(value))
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            pass
     number = decimal(value)
     if number is not None:
         return number
-    if value[:1] in (b"{", b"[") and value[-1:] in (b"}", b"]"):
-        try:
-            msgspec.json.decode(value)
-            return _Item(json=msgspec.Raw(value))
-        except (msgspec.DecodeError, RecursionError):
-            pass
     try:
         return value.decode()
     except UnicodeDecodeError:
@@ -74,25 +74,22 @@ def _thaw(form: _Form) -> bytes:
     return base64.b64decode(form.base64 or "", validate=True)
 
 
-def encode(key: str, entry: Entry | None, version: int = 0) -> bytes:
-    """Return the document of a key; for None, the mark that it was deleted at `version`."""
-    if entry is None:
-        document = _Document(key, version, deleted=True)
+def encode(key: str, entry: Entry) -> bytes:
+    """Return the document of a key."""
+    document = _Document(key, entry.version, entry.expires)
+    content = entry.content
+    if isinstance(content, bytes):
+        document.value = _freeze(content)
+    elif isinstance(content, dict):
+        document.hash = {name: _freeze(value) for name, value in content.items()}
     else:
-        document = _Document(key, entry.version, entry.expires)
-        content = entry.content
-        if isinstance(content, bytes):
-            document.value = _freeze(content)
-        elif isinstance(content, dict):
-            document.hash = {name: _freeze(value) for name, value in content.items()}
-        else:
-            document.zset = [(score, _freeze(member)) for score, member in content.order]
+        document.zset = [(score, _freeze(member)) for score, member in content.order]
     body = _ENCODER.encode(document)[:-1]
     return b'%b,"crc32":"%08x"}\n' % (body, zlib.crc32(body))
 
 
-def decode(data: bytes, path: str) -> tuple[str, int, Entry | None]:
-    """Return the key, the version and the entry of a document; the entry is None if the key was deleted.
+def decode(data: bytes, path: str) -> tuple[str, Entry]:
+    """Return the key of a document and what it holds.
 
     Raises `DamagedError` if these bytes are not what `encode` wrote.
     """
@@ -101,8 +98,6 @@ def decode(data: bytes, path: str) -> tuple[str, int, Entry | None]:
         raise DamagedError(f"{path} is damaged: its checksum does not fit", path=path)
     try:
         document = _DECODER.decode(body + b"}")
-        if document.deleted:
-            return document.key, document.version, None
         content: Content
         if not isinstance(document.value, msgspec.UnsetType):
             content = _thaw(document.value)
@@ -114,4 +109,4 @@ def decode(data: bytes, path: str) -> tuple[str, int, Entry | None]:
             raise DamagedError(f"{path} is damaged: it holds nothing", path=path)
     except (msgspec.DecodeError, ValueError) as error:
         raise DamagedError(f"{path} is damaged: {error}", path=path) from error
-    return document.key, document.version, Entry(content, document.version, document.expires)
+    return document.key, Entry(content, document.version, document.expires)

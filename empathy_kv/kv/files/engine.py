@@ -3,17 +3,32 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import threading
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
-from empathy_kv.errors import ArgumentError, ArgumentTypeError, ClosedError, LockTimeoutError
+from empathy_kv.errors import (
+    ArgumentError,
+    ArgumentTypeError,
+    ClosedError,
+    DamagedError,
+    EmpathyKVError,
+    LockTimeoutError,
+)
+from empathy_kv.kv.files import check, disk
 from empathy_kv.kv.files.directory import Directory
 from empathy_kv.kv.files.names import name
 from empathy_kv.kv.interface import KV
 from empathy_kv.kv.operations import Batch, Name, Reply, named, number, text
+
+IDLE: Final = 5.0
+"""Seconds without a write after which the documents are brought up to date."""
+
+_LOG: Final = logging.getLogger(__name__)
 
 
 class FilesKV(KV):
@@ -21,6 +36,9 @@ class FilesKV(KV):
 
     `durability`: "fsync" survives a power cut once a write returned; "os" survives the end of the process, and after
     a power cut has a prefix of the batches. `timeout`: seconds to wait for another writer, then `LockTimeoutError`.
+
+    The JSON documents follow the journal: at `checkpoint` and `close`, and in the background when the journal has
+    grown or nothing was written for 5 s.
     """
 
     def __init__(
@@ -45,6 +63,7 @@ class FilesKV(KV):
         self._directories: dict[Name, Directory] = {}
         self._lock = threading.Lock()
         self._process = os.getpid()
+        self._keeper: Keeper | None = None
         self._closed = False
 
     def __repr__(self) -> str:
@@ -52,21 +71,49 @@ class FilesKV(KV):
 
     def execute(self, batch: Batch) -> list[Reply]:
         directory = self._directory(batch.namespace)
-        return directory.write(batch) if batch.writes else directory.read(batch)
+        if not batch.writes:
+            return directory.read(batch)
+        replies = directory.write(batch)
+        keeper = self._keeper
+        if keeper is None:
+            keeper = self._keep()
+        if directory.grown():
+            keeper.wake()
+        return replies
 
     def keys(self, namespace: Name) -> Iterator[str]:
         return self._directory(named(namespace)).keys()
 
     def checkpoint(self) -> None:
-        """Bring the JSON documents of all namespaces that were used here up to date."""
-        for directory in list(self._directories.values()):
-            directory.checkpoint()
+        """Bring the JSON documents of the whole store up to date. Nothing to do is no error."""
+        used = {directory.path: directory for directory in list(self._directories.values())}
+        for path in check.namespaces(self._base):
+            directory = used.get(path)
+            if directory is not None:
+                directory.checkpoint()
+            else:
+                other = Directory(path, durable=self._durable, timeout=self._timeout)
+                try:
+                    other.checkpoint()
+                finally:
+                    other.close(checkpoint=False)
+
+    def check(self) -> list[DamagedError]:
+        """Read the whole store and return what is damaged, or stands where it does not belong, each with its path.
+
+        It changes nothing and raises nothing of it. Empty if all is well.
+        """
+        with disk.translated(self._base):
+            return list(check.check(self._base))
 
     def close(self) -> None:
         with self._lock:
             directories, self._directories = self._directories, {}
+            keeper, self._keeper = self._keeper, None
             self._closed = True
         forked = os.getpid() != self._process
+        if keeper is not None and not forked:
+            keeper.stop()
         for directory in directories.values():
             # Whoever holds the lock writes the documents; the journal has everything.
             with contextlib.suppress(LockTimeoutError):
@@ -86,11 +133,64 @@ class FilesKV(KV):
                     self._directories[namespace] = directory
         return directory
 
+    def _keep(self) -> Keeper:
+        with self._lock:
+            if self._keeper is None:
+                self._keeper = Keeper(self)
+            return self._keeper
+
+    def tend(self, sizes: dict[Directory, int]) -> None:
+        """Make the checkpoints that are due: of journals that have grown, and of those that are as at the last call."""
+        for directory in list(self._directories.values()):
+            size = directory.pending()
+            if size and (directory.grown() or sizes.get(directory) == size):
+                try:
+                    directory.checkpoint(wait=False)
+                except EmpathyKVError as error:
+                    # No write is lost: the journal has it. The next write or close will say what is wrong.
+                    if not isinstance(error, LockTimeoutError):
+                        _LOG.warning("The documents could not be written: %s", error)
+            sizes[directory] = directory.pending()
+
     def _forked(self) -> None:
         """Begin anew in the child: the parent's threads may have held the locks that it inherited."""
         self._lock = threading.Lock()
         self._directories = {}
+        self._keeper = None
         self._process = os.getpid()
+
+
+class Keeper:
+    """The thread that makes checkpoints in the background, as long as its engine is in use."""
+
+    def __init__(self, kv: FilesKV) -> None:
+        self._event = threading.Event()
+        self._stopped = False
+        self._kv = weakref.ref(kv, lambda _: self._event.set())
+        self._thread = threading.Thread(target=self._run, name="empathy_kv checkpoints", daemon=True)
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Say that a journal has grown."""
+        self._event.set()
+
+    def stop(self) -> None:
+        """End the thread, once the checkpoint that it may be making is done."""
+        self._stopped = True
+        self._event.set()
+        if self._thread is not threading.current_thread():
+            self._thread.join()
+
+    def _run(self) -> None:
+        sizes: dict[Directory, int] = {}
+        while True:
+            self._event.wait(IDLE)
+            self._event.clear()
+            kv = self._kv()
+            if kv is None or self._stopped:
+                return
+            kv.tend(sizes)
+            del kv
 
 
 def _place(namespace: Name) -> str:

@@ -22,7 +22,7 @@ from typing import Any, Final
 import msgspec
 
 from empathy_kv.errors import ArgumentError, DamagedError
-from empathy_kv.kv.files.directory import make, replace, sync_directory, translated
+from empathy_kv.kv.files.disk import make, replace, sync_directory, translated
 from empathy_kv.kv.files.lock import Lock
 from empathy_kv.kv.files.names import name
 from empathy_kv.kv.interface import KV
@@ -66,7 +66,7 @@ class FlatDirectory(KV):
                     replies = self._remember(batch, [False])
                 if replies is not None:
                     return replies
-            make(self._path, durable=True)
+            make(self._path)
             with self._lock.hold():
                 return self._write(batch)
 

@@ -1,19 +1,36 @@
 """The journal: committed batches in the order of their commits, each a checksummed frame. Appending one is the commit.
 
-A frame is the length of its payload and a CRC-32 of length and payload, four bytes each, little-endian, then the
-payload in MessagePack. The first frame is the head: the revision and the writers' slots at which the journal begins. A
-frame that is cut short at the end was never committed; one whose checksum does not fit is damage.
+::
+
+    <namespace>/journal/
+      00000007          the journal; a checkpoint begins the next number
+      lock              of the one who makes a checkpoint; never unlinked
+      *.new             a file being written; left by a crash, swept at the next checkpoint
+
+A frame is a mark, the length of its payload, that length inverted, and the CRC-32 of the payload, little-endian; then
+the payload in MessagePack. The first frame is the head: the revision and the writers' slots at which the journal
+begins. An empty frame is the end: the next number takes over, and nobody may append here again.
+
+What a crash leaves. Killing the process leaves at most a frame that is cut short, at the end: it was never committed.
+A power cut may leave the file longer than what of it reached the disk, so what follows is believed only as long as the
+machine runs that wrote it (`Head.boot`): after that, bad bytes at the end are what was not committed durably. Anywhere
+else they are damage. The length stands there twice so that a flipped bit in it is not taken for a frame cut short.
 """
 
 from __future__ import annotations
 
+import operator
+import os
+import re
 import struct
+import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, Final
 
 import msgspec
-from attrs import fields
+from attrs import fields, frozen
 
 from empathy_kv.errors import DamagedError
 from empathy_kv.kv.operations import (
@@ -27,7 +44,7 @@ from empathy_kv.kv.operations import (
     Operation,
     Reply,
     Set,
-    Token,
+    Settle,
     ZAdd,
     ZAppend,
     ZRem,
@@ -35,7 +52,11 @@ from empathy_kv.kv.operations import (
 )
 from empathy_kv.kv.table import Session, Slot
 
-_FRAME: Final = struct.Struct("<II")
+_MARK: Final = b"\xe5K"
+_FRAME: Final = struct.Struct("<2sIII")
+_INVERT: Final = 0xFFFFFFFF
+FORMAT: Final = 1
+_NUMBER: Final = re.compile(r"[0-9]{8}")
 
 # The codes stand in files: they are for ever.
 _CODES: Final[dict[type[Operation], str]] = {
@@ -52,14 +73,25 @@ _CODES: Final[dict[type[Operation], str]] = {
     ZTrim: "ztrim",
 }
 _CLASSES: Final = {code: kind for kind, code in _CODES.items()}
-_FIELDS: Final = {kind: tuple(item.name for item in fields(kind)) for kind in _CODES}
 
 
-class Line(msgspec.Struct, array_like=True, omit_defaults=True):
+def _getter(kind: type[Operation]) -> Callable[[Operation], tuple[Any, ...]]:
+    names = [item.name for item in fields(kind)]
+    if len(names) > 1:
+        return operator.attrgetter(*names)
+    return lambda operation: (operation.key,)
+
+
+_FORMS: Final = {kind: (code, _getter(kind)) for kind, code in _CODES.items()}
+
+
+class Line(msgspec.Struct, array_like=True):
     """A committed batch: its revision, when, its operations that write, and its token with what is remembered of it."""
 
     revision: int
     at: int
+    durable: bool
+    """Whether it was synced before anything was appended after it."""
     operations: list[list[Any]]
     session: str = ""
     slot: int = 0
@@ -80,14 +112,16 @@ class Head(msgspec.Struct):
     """The first frame of a journal."""
 
     format: int
+    boot: str
     revision: int
     sessions: dict[str, tuple[int, dict[int, tuple[int, bytes | None, list[Any] | None]]]]
 
     @classmethod
-    def of(cls, revision: int, sessions: dict[str, Session]) -> Head:
+    def of(cls, revision: int, sessions: dict[str, Session], boot: str) -> Head:
         """Return the head of a journal that begins now."""
         return cls(
-            1,
+            FORMAT,
+            boot,
             revision,
             {
                 name: (
@@ -118,75 +152,161 @@ def _tuples(replies: list[Any] | None) -> list[Reply] | None:
     return [[tuple(pair) for pair in reply] if isinstance(reply, list) else reply for reply in replies]
 
 
+# Writing
+
+
+def frame(data: bytes) -> bytes:
+    """Return a payload as it stands in the file."""
+    length = len(data)
+    return _FRAME.pack(_MARK, length, length ^ _INVERT, zlib.crc32(data)) + data
+
+
+END: Final = frame(b"")
+"""The frame after which a journal goes on in the next number. No other is so short."""
+
+
+def head(revision: int, sessions: dict[str, Session], boot: str) -> bytes:
+    """Return the frame with which a journal begins."""
+    return frame(_ENCODER.encode(Head.of(revision, sessions, boot)))
+
+
 def digest(batch: Batch) -> bytes:
-    """Return what stands for the content of a batch."""
+    """Return what stands for the content of a batch: equal for equal batches."""
     content = [
-        [type(item).__name__, *(getattr(item, name) for name in _names(type(item)))] for item in batch.operations
+        [type(item).__name__, *(getattr(item, field.name) for field in fields(type(item)))] for item in batch.operations
     ]
     checks = [[check.key, check.version, check.member] for check in batch.checks]
     return zlib.crc32(_ENCODER.encode([content, checks])).to_bytes(4, "little")
 
 
-def _names(kind: type) -> tuple[str, ...]:
-    return _FIELDS.get(kind) or tuple(item.name for item in fields(kind))
+def line(revision: int, at: int, durable: bool, batch: Batch, slot: Slot | None) -> bytes:
+    """Return the frame of a batch, with what is to be remembered of its token."""
+    operations = [
+        (form[0], *form[1](operation))  # type: ignore[arg-type]
+        for operation in batch.operations
+        if (form := _FORMS.get(type(operation))) is not None  # type: ignore[arg-type]
+    ]
+    if slot is None:
+        return frame(_ENCODER.encode((revision, at, durable, operations)))
+    first = batch.operations[0] if batch.operations else None
+    token = first.token if isinstance(first, Settle) else batch.token
+    assert token is not None  # noqa: S101 - it has a slot
+    kept = (token.session, token.slot, token.sequence, slot.digest, slot.replies)
+    return frame(_ENCODER.encode((revision, at, durable, operations, *kept)))
 
 
-def frame(payload: msgspec.Struct) -> bytes:
-    """Return a head or a line as it stands in the file."""
-    data = _ENCODER.encode(payload)
-    length = len(data).to_bytes(4, "little")
-    return _FRAME.pack(len(data), zlib.crc32(data, zlib.crc32(length))) + data
+# Reading
 
 
-def line(
-    revision: int,
-    at: int,
-    batch: Batch | None,
-    token: Token | None,
-    kept: Slot | None,
-) -> Line:
-    """Return the line of a batch; of None if only what is remembered of a token changed."""
-    operations = []
-    if batch is not None:
-        for operation in batch.operations:
-            code = _CODES.get(type(operation))  # type: ignore[arg-type]
-            if code is not None:
-                operations.append([code, *(getattr(operation, name) for name in _FIELDS[type(operation)])])  # type: ignore[index]
-    if token is None or kept is None:
-        return Line(revision, at, operations)
-    seal: Any = kept.digest
-    return Line(revision, at, operations, token.session, token.slot, token.sequence, seal, kept.replies)
+def place(directory: Path, number: int) -> Path:
+    """Return where a journal stands."""
+    return directory / f"{number:08}"
 
 
-def payloads(data: bytes, path: str, offset: int) -> Iterator[tuple[bytes, int]]:
-    """Yield each whole payload of `data` and where in the file the next frame begins; stop at one that is cut short.
-
-    `offset` is where in the file `data` begins. Raises `DamagedError` for a frame whose checksum does not fit.
-    """
-    at = 0
-    while at + _FRAME.size <= len(data):
-        length, checksum = _FRAME.unpack_from(data, at)
-        end = at + _FRAME.size + length
-        if end > len(data):
-            return
-        payload = data[at + _FRAME.size : end]
-        if zlib.crc32(payload, zlib.crc32(data[at : at + 4])) != checksum:
-            if not any(data[at:]):
-                return  # The file grew, and what was to stand there never reached the disk.
-            raise DamagedError(f"{path} is damaged: the frame at {offset + at} does not fit its checksum", path=path)
-        at = end
-        yield payload, offset + end
-
-
-def head(payload: bytes, path: str) -> Head:
-    """Read a head."""
+def numbers(directory: Path) -> list[int]:
+    """Return the numbers of the journals in a directory, in order."""
     try:
-        result = _HEADS.decode(payload)
-    except msgspec.DecodeError as error:
-        raise DamagedError(f"{path} is damaged: it does not begin with a head", path=path) from error
-    if result.format != 1:
-        raise DamagedError(f"{path} has the unknown format {result.format}", path=path)
-    return result
+        with os.scandir(directory) as found:
+            return sorted(int(entry.name) for entry in found if _NUMBER.fullmatch(entry.name))
+    except FileNotFoundError:
+        return []
+
+
+def load(descriptor: int, offset: int, size: int) -> bytes:
+    """Return a piece of an open journal; less than `size` if it was cut meanwhile."""
+    pieces: list[bytes] = []
+    while size > 0:
+        piece = _pread(descriptor, size, offset)
+        if not piece:
+            break
+        pieces.append(piece)
+        offset += len(piece)
+        size -= len(piece)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+if sys.platform == "win32":
+
+    def _pread(descriptor: int, size: int, offset: int) -> bytes:
+        os.lseek(descriptor, offset, os.SEEK_SET)
+        return os.read(descriptor, size)
+
+else:
+    _pread = os.pread
+
+
+def begin(descriptor: int, path: str) -> tuple[Head, int]:
+    """Read the head of an open journal; return it and where the first line begins."""
+    start = load(descriptor, 0, _FRAME.size)
+    if len(start) == _FRAME.size:
+        mark, length, inverted, checksum = _FRAME.unpack(start)
+        payload = load(descriptor, _FRAME.size, length) if length ^ inverted == _INVERT else b""
+        if mark == _MARK and len(payload) == length and zlib.crc32(payload) == checksum:
+            try:
+                head = _HEADS.decode(payload)
+            except msgspec.DecodeError as error:
+                raise DamagedError(f"{path} is damaged: it does not begin with a head", path=path) from error
+            if head.format != FORMAT:
+                raise DamagedError(f"{path} has the unknown format {head.format}", path=path)
+            return head, _FRAME.size + length
+    raise DamagedError(f"{path} is damaged: its head is not what was written", path=path)
+
+
+@frozen
+class Part:
+    """What stands in a piece of a journal: whole payloads, and where in the file each ends."""
+
+    payloads: list[tuple[bytes, int]]
+    ended: bool
+    """Whether the end was reached: the next number goes on."""
+    cut: bool
+    """Whether bytes follow that were never committed."""
+
+
+def parse(data: bytes, path: str, offset: int, *, booted: bool) -> Part:
+    """Take a piece of a journal apart; `offset` is where in the file it begins, at a frame.
+
+    `booted`: whether the machine was started since it was written. Raises `DamagedError`.
+    """
+    payloads: list[tuple[bytes, int]] = []
+    at = 0
+    while at < len(data):
+        if len(data) - at < _FRAME.size:
+            return Part(payloads, False, True)
+        mark, length, inverted, checksum = _FRAME.unpack_from(data, at)
+        sound = mark == _MARK and length ^ inverted == _INVERT
+        end = at + _FRAME.size + length
+        if sound and end > len(data):
+            return Part(payloads, False, True)
+        payload = data[at + _FRAME.size : end]
+        if not sound or zlib.crc32(payload) != checksum:
+            if booted and not any(_durable(later) for later in _later(data, at + 1)):
+                return Part(payloads, False, True)
+            raise DamagedError(f"{path} is damaged: the frame at {offset + at} is not what was written", path=path)
+        if not length:
+            return Part(payloads, True, end < len(data))
+        at = end
+        payloads.append((payload, offset + end))
+    return Part(payloads, False, False)
+
+
+def _later(data: bytes, at: int) -> Iterator[bytes]:
+    """Yield the payloads of whole frames anywhere in `data` from `at` on."""
+    while (at := data.find(_MARK, at)) >= 0 and len(data) - at >= _FRAME.size:
+        _, length, inverted, checksum = _FRAME.unpack_from(data, at)
+        payload = data[at + _FRAME.size : at + _FRAME.size + length]
+        if length ^ inverted == _INVERT and len(payload) == length and zlib.crc32(payload) == checksum:
+            yield payload
+            at += _FRAME.size + length
+        else:
+            at += 1
+
+
+def _durable(payload: bytes) -> bool:
+    try:
+        return _LINES.decode(payload).durable
+    except msgspec.DecodeError:
+        return False
 
 
 def read(payload: bytes, path: str) -> Line:

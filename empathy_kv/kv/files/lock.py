@@ -16,9 +16,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from empathy_kv.errors import LockTimeoutError
+from empathy_kv.kv.files import disk
 
-if sys.platform != "win32":
-    import fcntl
+if sys.platform == "win32":
+    import filelock
+else:
+    from fcntl import LOCK_EX, LOCK_NB, LOCK_UN, flock
 
 _PAUSE = 0.00005, 0.002
 """Seconds between two tries: the first, and the longest. A hold lasts about as long as one fsync."""
@@ -31,74 +34,113 @@ class Lock:
         self._path = path
         self._timeout = timeout
         self._threads = threading.Lock()
-        self._descriptor: int | None = None
+        self._descriptor = -1
         self._process = os.getpid()
 
     def __del__(self) -> None:
-        self.close()
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
 
     @contextlib.contextmanager
     def hold(self) -> Iterator[None]:
         """Hold the lock; raise `LockTimeoutError` if it is not to be had within the timeout."""
-        deadline = time.monotonic() + self._timeout
+        self.acquire()
+        try:
+            yield
+        finally:
+            self.release()
+
+    def acquire(self, *, wait: bool = True) -> bool:
+        """Take the lock and return True.
+
+        If it is not to be had within the timeout, raise `LockTimeoutError`; without `wait` return False at once.
+        """
         if os.getpid() != self._process:
             # The descriptor that a fork leaves shares the parent's lock, and one of its threads may have held ours.
-            self.close()
             self._threads = threading.Lock()
             self._process = os.getpid()
-        if not self._threads.acquire(timeout=self._timeout):
-            raise self._late()
+            self.close()
+        if not self._threads.acquire(blocking=False):
+            if not wait:
+                return False
+            began = time.monotonic()
+            if not self._threads.acquire(timeout=self._timeout):
+                raise self._late()
+            remaining = self._timeout - (time.monotonic() - began)
+        else:
+            remaining = self._timeout
         try:
-            with self._among_processes(deadline):
-                yield
+            if self._try() or (wait and self._wait(remaining)):
+                return True
+        except BaseException:
+            self._threads.release()
+            raise
+        self._threads.release()
+        return False
+
+    def release(self) -> None:
+        """Give the lock back."""
+        try:
+            self._unlock()
         finally:
             self._threads.release()
 
+    def _wait(self, seconds: float) -> bool:
+        # A blocking flock has no timeout but by a signal, which a library must not take.
+        deadline = time.monotonic() + seconds
+        pause, longest = _PAUSE
+        while True:
+            time.sleep(pause)
+            if self._try():
+                return True
+            if time.monotonic() >= deadline:
+                raise self._late()
+            pause = min(pause * 1.5, longest)
+
     if sys.platform == "win32":
 
-        @contextlib.contextmanager
-        def _among_processes(self, deadline: float) -> Iterator[None]:
-            import filelock
-
-            lock = filelock.FileLock(self._path, mode=0o600)
+        def _try(self) -> bool:
+            self._lock = filelock.FileLock(self._path, mode=0o600)
             try:
-                lock.acquire(timeout=max(0.0, deadline - time.monotonic()), poll_interval=_PAUSE[1])
+                self._lock.acquire(blocking=False)
             except filelock.Timeout:
-                raise self._late() from None
-            try:
-                yield
-            finally:
-                lock.release()
+                return False
+            return True
+
+        def _unlock(self) -> None:
+            self._lock.release()
 
     else:
 
-        @contextlib.contextmanager
-        def _among_processes(self, deadline: float) -> Iterator[None]:
-            if self._descriptor is None:
-                self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-            pause, longest = _PAUSE
-            while True:
-                try:
-                    fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    # A blocking flock has no timeout but by a signal, which a library must not take.
-                    if time.monotonic() >= deadline:
-                        raise self._late() from None
-                time.sleep(pause)
-                pause = min(pause * 1.5, longest)
+        def _try(self) -> bool:
+            if self._descriptor < 0:
+                self._descriptor = disk.opened(self._path, create=True)
             try:
-                yield
-            finally:
-                fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+                flock(self._descriptor, LOCK_EX | LOCK_NB)
+            except BlockingIOError:
+                return False
+            return True
+
+        def _unlock(self) -> None:
+            flock(self._descriptor, LOCK_UN)
 
     def _late(self) -> LockTimeoutError:
         return LockTimeoutError(
             f"another writer has held {self._path} for {self._timeout:g} s", path=str(self._path), timeout=self._timeout
         )
 
+    def reopen(self) -> None:
+        """Forget a lock file that was removed, so that the next hold is one of the file that is there."""
+        with self._threads, contextlib.suppress(FileNotFoundError):
+            if self._descriptor >= 0 and not os.path.samestat(os.fstat(self._descriptor), self._path.lstat()):
+                self._close()
+
     def close(self) -> None:
-        """Close the descriptor, which must not be held."""
-        if self._descriptor is not None:
+        """Close the descriptor once nobody here holds the lock. The next hold opens it again."""
+        with self._threads:
+            self._close()
+
+    def _close(self) -> None:
+        if self._descriptor >= 0:
             os.close(self._descriptor)
-            self._descriptor = None
+            self._descriptor = -1

@@ -1,0 +1,101 @@
+"""A look at a whole store: every byte is read, nothing is changed."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from empathy_kv.errors import DamagedError
+from empathy_kv.kv.files import disk, documents, journal
+from empathy_kv.kv.files.names import name
+from empathy_kv.kv.files.overlay import Damage, Overlay
+
+_DAMAGED: Final = re.compile(r".+\.json\.damaged-[0-9]+")
+
+
+def namespaces(base: Path) -> list[Path]:
+    """Return the directories of the namespaces below a prefix, in order."""
+    try:
+        with os.scandir(base) as found:
+            return sorted(base / entry.name for entry in found if entry.is_dir(follow_symlinks=False))
+    except FileNotFoundError:
+        return []
+
+
+def check(base: Path) -> Iterator[DamagedError]:
+    """Yield what is damaged or foreign below a prefix."""
+    if os.path.lexists(base) and not stat.S_ISDIR(os.lstat(base).st_mode):
+        yield DamagedError(f"{base} is no directory", path=str(base))
+        return
+    spaces = namespaces(base)
+    if spaces:
+        for file in sorted(base.iterdir()):
+            if file not in spaces:
+                yield foreign(file)
+    for space in spaces:
+        yield from _namespace(space)
+
+
+def _namespace(path: Path) -> Iterator[DamagedError]:
+    overlay = Overlay(path)
+    yield from _journals(path / "journal", overlay)
+    replaced = {overlay.path(key) for key in overlay.replaced}
+    for file in sorted(path.iterdir()):
+        if file.name in ("journal", "lock"):
+            continue
+        if _DAMAGED.fullmatch(file.name):
+            yield DamagedError(f"{file} was found damaged and kept aside", path=str(file))
+        elif not file.name.endswith(".json") or file.name.startswith("."):
+            yield foreign(file)
+        elif file not in replaced:  # Else the journal has it, and what a crash left of the document is no damage.
+            yield from _document(file)
+
+
+def _document(file: Path) -> Iterator[DamagedError]:
+    try:
+        key, _ = documents.decode(disk.load(file), str(file))
+        if f"{name(key)}.json" != file.name:
+            yield DamagedError(f"{file} is damaged: it holds the key {key!r}", path=str(file))
+    except FileNotFoundError:
+        return
+    except DamagedError as error:
+        yield error
+
+
+def _journals(directory: Path, overlay: Overlay) -> Iterator[DamagedError]:
+    if os.path.lexists(directory) and not stat.S_ISDIR(os.lstat(directory).st_mode):
+        yield DamagedError(f"{directory} is no directory", path=str(directory))
+        return
+    if not directory.exists():
+        return
+    for file in sorted(directory.iterdir()):
+        if file.name != "lock" and file.suffix != ".new" and not file.name.isdecimal():
+            yield foreign(file)
+    for number in journal.numbers(directory)[-1:]:
+        path = journal.place(directory, number)
+        try:
+            descriptor = disk.opened(path, create=False)
+            try:
+                head, begin = journal.begin(descriptor, str(path))
+                data = journal.load(descriptor, begin, os.lseek(descriptor, 0, os.SEEK_END) - begin)
+                part = journal.parse(data, str(path), begin, booted=head.boot != disk.boot())
+                for payload, _ in part.payloads:
+                    overlay.replay(journal.read(payload, str(path)))
+            finally:
+                os.close(descriptor)
+        except FileNotFoundError:
+            return
+        except DamagedError as error:
+            yield error
+    for entry in overlay.touched.values():
+        if isinstance(entry, Damage):
+            yield entry.error
+
+
+def foreign(path: Path) -> DamagedError:
+    """Return what is said of a file that is none of the store's."""
+    return DamagedError(f"{path} is not part of the store", path=str(path))

@@ -1,0 +1,370 @@
+"""A namespace's table over its documents: what the journal touched is in memory, all else is read when it is asked for.
+
+What was read of documents is kept too, within bounds. It needs no look at the file to stay true: a document changes
+only by way of the journal, and what the journal says is replayed here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+from attrs import frozen
+
+from empathy_kv.errors import DamagedError
+from empathy_kv.kv.files import disk, documents, journal
+from empathy_kv.kv.files.names import name
+from empathy_kv.kv.operations import Batch, Delete, HDel, HIncrBy, HSet, Operation, Reply, Set, Settle, Token
+from empathy_kv.kv.table import Entry, Session, Slot, SortedSet, Table, expired
+
+KEPT: Final = 8 * 1024 * 1024
+"""Bytes of documents that are kept of what was read."""
+
+_PLACE: Final = 256
+"""Bytes that an entry takes beside its document."""
+
+
+@frozen
+class Tombstone:
+    """A key that was deleted since the documents were written."""
+
+    version: int
+
+
+@frozen
+class Damage:
+    """A key that the journal changes, and whose document cannot be read."""
+
+    error: DamagedError
+
+
+Stamp: TypeAlias = tuple[int, int | None]
+"""What tells one state of a key from all others: its version and its expiry."""
+
+
+class Read:
+    """What was read of documents, the oldest first; None is a key that has none."""
+
+    def __init__(self) -> None:
+        self.entries: dict[str, Entry | None] = {}
+        self._sizes: dict[str, int] = {}
+        self._total = 0
+
+    def put(self, key: str, entry: Entry | None, size: int) -> None:
+        """Keep an entry whose document has so many bytes, and drop the oldest if there are too many."""
+        self.drop(key)
+        size += _PLACE
+        if size > KEPT // 4:
+            return
+        self.entries[key] = entry
+        self._sizes[key] = size
+        self._total += size
+        while self._total > KEPT:
+            self.drop(next(iter(self.entries)))
+
+    def drop(self, key: str) -> None:
+        """Forget a key."""
+        size = self._sizes.pop(key, None)
+        if size is not None:
+            self._total -= size
+            del self.entries[key]
+
+    def room(self) -> bool:
+        """Return whether more can be kept without dropping something."""
+        return self._total < KEPT // 2
+
+
+class Overlay(Table):
+    """The table of the namespace in a directory. `touched` is what the journal touched; documents have the rest."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._path = path
+        self.touched: dict[str, Entry | Tombstone | Damage] = {}
+        self.replaced: set[str] = set()
+        """Keys of which the journal knows all, because it began with a Set or a Delete of them."""
+        self.read = Read()
+        self.loads = 0
+        """How many documents were looked for."""
+        self.loaded = 0
+        """How many bytes they had."""
+
+    # What a table asks for
+
+    def find(self, key: str) -> Entry | None:
+        entry = self.touched.get(key)
+        if isinstance(entry, Entry):
+            return entry
+        if isinstance(entry, Damage):
+            raise entry.error
+        return self._read(key) if entry is None else None
+
+    def store(self, key: str, entry: Entry) -> None:
+        self.touched[key] = entry
+        self.read.drop(key)
+
+    def drop(self, key: str) -> None:
+        self.touched[key] = Tombstone(self.revision)
+        self.read.drop(key)
+
+    def there(self, key: str, now: int) -> bool:
+        try:
+            return super().there(key, now)
+        except DamagedError:
+            return True  # What is damaged can be deleted and replaced.
+
+    def items(self) -> Iterator[tuple[str, Entry]]:
+        touched = list(self.touched.items())
+        for key, entry in touched:
+            if isinstance(entry, Entry):
+                yield key, entry
+        yield from self._documents(frozenset(key for key, _ in touched))
+
+    def apply(self, operations: Any, now: int) -> list[Reply]:
+        for operation in operations:
+            if type(operation) in _REPLACING and not isinstance(self.touched.get(operation.key), _KNOWN):
+                self.replaced.add(operation.key)
+        return super().apply(operations, now)
+
+    # Documents
+
+    def path(self, key: str) -> Path:
+        """Return where the document of a key stands."""
+        return self._path / f"{name(key)}.json"
+
+    def _read(self, key: str) -> Entry | None:
+        try:
+            return self.read.entries[key]
+        except KeyError:
+            pass
+        path = self.path(key)
+        self.loads += 1
+        try:
+            data = disk.load(path)
+        except FileNotFoundError:
+            self.read.put(key, None, 0)
+            return None
+        true_key, entry = documents.decode(data, str(path))
+        if true_key != key:
+            raise DamagedError(f"{path} is damaged: it holds the key {true_key!r}, not {key!r}", path=str(path))
+        self.loaded += len(data)
+        self.revision = max(self.revision, entry.version)  # A sync that failed may leave a document ahead of it.
+        self.read.put(key, entry, len(data))
+        return entry
+
+    def _documents(self, touched: frozenset[str]) -> Iterator[tuple[str, Entry]]:
+        """Yield what documents hold, but for what the journal touched; at the end raise the first damage of all."""
+        damage: DamagedError | None = None
+        for path in listed(self._path):
+            try:
+                data = disk.load(path)
+                key, entry = documents.decode(data, str(path))
+                if path != self.path(key):
+                    raise DamagedError(f"{path} is damaged: it holds the key {key!r}", path=str(path))
+            except FileNotFoundError:
+                continue  # It was deleted since.
+            except DamagedError as error:
+                damage = damage or error
+                continue
+            if key not in touched:
+                yield key, entry
+        if damage is not None and not self._restored(Path(damage.path), touched):
+            raise damage
+
+    def _restored(self, path: Path, touched: frozenset[str]) -> bool:
+        """Return whether a document is of no account, because the journal knows all of its key."""
+        return any(path == self.path(key) for key in touched & self.replaced)
+
+    # The journal
+
+    def replay(self, line: journal.Line) -> None:
+        """Apply a committed batch, but for the keys whose documents hold it already."""
+        self.revision = line.revision
+        operations = line.replay()
+        held: dict[str, bool] = {}
+        for operation in operations:
+            if operation.key not in held:
+                held[operation.key] = self._holds(operation, line.revision)
+        for operation in operations:
+            if not held[operation.key]:
+                if type(operation) is Delete:
+                    if not isinstance(self.touched.get(operation.key), _KNOWN):
+                        self.replaced.add(operation.key)
+                    self.drop(operation.key)  # Whether it was there needs its document, and nobody asks.
+                else:
+                    self.apply((operation,), line.at)
+        if line.session:
+            session = self.sessions.setdefault(line.session, Session({}, line.at))
+            session.used = line.at
+            session.slots[line.slot] = line.kept()
+
+    def _holds(self, first: Operation, revision: int) -> bool:
+        """Return whether a key is to be left alone: it has what is replayed, or nobody knows what it has."""
+        entry = self.touched.get(first.key)
+        if type(first) in _REPLACING:
+            return isinstance(entry, (Entry, Tombstone)) and entry.version >= revision
+        if entry is None:
+            try:
+                entry = self._read(first.key)
+            except DamagedError as error:
+                entry = self.touched[first.key] = Damage(error)
+        return isinstance(entry, Damage) or (entry is not None and entry.version >= revision)
+
+    def carried(self, sizes: dict[str, int], now: int) -> None:
+        """Go on with a new journal: documents of these sizes hold what the old one touched."""
+        for key, entry in self.touched.items():
+            if isinstance(entry, Entry) and not expired(entry, now):
+                self.read.put(key, entry, sizes.get(key, 0))
+            else:
+                self.read.put(key, None, 0)
+        self.touched.clear()
+        self.replaced.clear()
+        self.loaded = 0
+
+
+class Change:
+    """A batch that was executed on a table, and what it takes to undo that."""
+
+    __slots__ = (
+        "_at",
+        "_batch",
+        "_before",
+        "_last",
+        "_logged",
+        "_marks",
+        "_revision",
+        "_states",
+        "_table",
+        "replies",
+        "slot",
+        "wrote",
+    )
+
+    def __init__(self, table: Overlay, batch: Batch, at: int) -> None:
+        self._table = table
+        self._batch = batch
+        self._at = at
+        self._revision = table.revision
+        self._before: list[tuple[str, Entry | Tombstone | Damage | None]] = []
+        self._states: list[tuple[Entry, Entry, dict[str, bytes | None]]] = []
+        self._marks: list[tuple[SortedSet, int]] = []
+        self._logged: list[SortedSet] = []
+        self._last: tuple[int, Slot | None] | None = None
+        self.replies: list[Reply] = []
+        self.wrote = False
+        self.slot: Slot | None = None
+        """What is to be remembered of the token."""
+
+    def execute(self, digest: object) -> None:
+        """Execute the batch. If that fails, nothing was changed."""
+        batch, table = self._batch, self._table
+        token = self.token
+        if token is not None:
+            session = table.sessions.get(token.session)
+            self._last = None if session is None else (session.used, session.slots.get(token.slot))
+        for operation in batch.operations:
+            if operation.writes and not isinstance(operation, Settle):
+                self._note(operation)
+        try:
+            self.replies, self.wrote = table.execute(batch, self._at, digest)
+        except BaseException:
+            self.undo()
+            self.end()
+            raise
+        if self.wrote and token is not None:
+            self.slot = table.sessions[token.session].slots[token.slot]
+
+    @property
+    def token(self) -> Token | None:
+        """The token of the batch, or the one that it settles."""
+        first = self._batch.operations[0] if self._batch.operations else None
+        return first.token if isinstance(first, Settle) else self._batch.token
+
+    def _note(self, operation: Any) -> None:
+        key = operation.key
+        self._before.append((key, self._table.touched.get(key)))
+        if type(operation) in _REPLACING:
+            return  # They leave the old entry as it is.
+        entry = self._table.find(key)
+        if entry is None:
+            return
+        content: Any = entry.content
+        fields = {}
+        if isinstance(content, dict) and isinstance(operation, (HSet, HDel, HIncrBy)):
+            names = operation.increments if isinstance(operation, HIncrBy) else operation.fields
+            fields = {field: content.get(field) for field in names}
+        elif isinstance(content, SortedSet):
+            if content.log is None:
+                content.log = []
+                self._logged.append(content)
+            self._marks.append((content, len(content.log)))
+        self._states.append((entry, Entry(content, entry.version, entry.expires), fields))
+
+    def end(self) -> None:
+        """Stop noting what is needed to undo it."""
+        for members in self._logged:
+            members.log = None
+
+    def undo(self) -> None:
+        """Make the table what it was before."""
+        table = self._table
+        for members, mark in reversed(self._marks):
+            members.undo(mark)
+        for entry, old, fields in reversed(self._states):
+            content: Any = old.content
+            for field, value in fields.items():
+                if value is None:
+                    content.pop(field, None)
+                else:
+                    content[field] = value
+            entry.content, entry.version, entry.expires = content, old.version, old.expires
+        for key, touched in reversed(self._before):
+            if touched is not None:
+                table.touched[key] = touched
+            elif key in table.touched:
+                del table.touched[key]
+                table.replaced.discard(key)
+        table.revision = self._revision
+        token = self.token
+        if token is not None and token.session in table.sessions:
+            session = table.sessions[token.session]
+            if self._last is None:
+                del table.sessions[token.session]
+            elif self._last[1] is None:
+                session.slots.pop(token.slot, None)
+            else:
+                session.slots[token.slot] = self._last[1]
+
+    def redo(self) -> None:
+        """Do again what was undone."""
+        table, token = self._table, self.token
+        if not isinstance(self._batch.operations[0] if self._batch.operations else None, Settle):
+            table.revision += 1
+            table.apply(self._batch.operations, self._at)
+        if token is not None and self.slot is not None:
+            table.remember(token, self._at, self.slot)
+
+
+def highest(path: Path) -> int:
+    """Return the highest version of all documents in a directory, 0 if there is none."""
+    result = 0
+    for file in listed(path):
+        with contextlib.suppress(DamagedError):
+            result = max(result, documents.decode(disk.load(file), str(file))[1].version)
+    return result
+
+
+def listed(path: Path) -> Iterator[Path]:
+    """Yield the documents in a directory."""
+    with contextlib.suppress(FileNotFoundError), os.scandir(path) as found:
+        for entry in found:
+            if entry.name.endswith(".json") and not entry.name.startswith("."):
+                yield path / entry.name
+
+
+_REPLACING: Final = frozenset((Set, Delete))
+"""Operations that need not know what the key held."""
+_KNOWN: Final = (Entry, Tombstone)
