@@ -70,6 +70,8 @@ class KV(ABC):
 
     def __init__(self) -> None:
         self._tokens = Tokens()
+        self._certain = False
+        """Whether no write of this engine ends in `OutcomeUnknown`, so that none needs a token of this writer."""
 
     @abstractmethod
     def execute(self, batch: Batch) -> list[Reply]:
@@ -94,8 +96,8 @@ class KV(ABC):
         """Give back what the engine holds. Closing twice is no error; using it afterwards is a `ClosedError`."""
 
     def commit(self, batch: Batch) -> list[Reply]:
-        """Execute the batch, with a token of this writer if it writes and has none."""
-        if batch.token is not None or not batch.writes:
+        """Execute the batch, with a token of this writer if it writes and has none, and the engine needs one."""
+        if not batch.writes or self._certain or batch.token is not None:
             return self.execute(batch)
         token = self._tokens.take(batch.namespace)
         try:
@@ -177,7 +179,7 @@ class Namespace:
         return f"{type(self).__name__}({', '.join(map(repr, self.name))})"
 
     def _do(self, operation: Operation) -> Reply:
-        return self._kv.commit(Batch(self.name, (operation,)))[0]
+        return self._kv.commit(Batch.of(self.name, operation))[0]
 
     def get(self, key: str) -> bytes | None:
         """Return the value, None if it is absent."""
@@ -196,8 +198,10 @@ class Namespace:
         `ttl`: seconds or a timedelta; None is for ever. `expected_version`: store it only if the key has this version
         (0: only if it is absent), else raise `CheckError`.
         """
-        checks = () if expected_version is None else (Check(key, expected_version),)
-        return cast(int, self._kv.commit(Batch(self.name, (Set(key, value, ttl),), checks))[0])
+        operation = Set(key, value, ttl)
+        if expected_version is None:
+            return cast(int, self._do(operation))
+        return cast(int, self._kv.commit(Batch(self.name, (operation,), (Check(key, expected_version),)))[0])
 
     def delete(self, key: str) -> bool:
         """Remove the key and return whether it was there."""

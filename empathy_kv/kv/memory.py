@@ -17,6 +17,7 @@ class MemoryKV(KV):
 
     def __init__(self) -> None:
         super().__init__()
+        self._certain = True
         self._tables: dict[Name, Table] = {}
         self._lock = threading.Lock()
         self._closed = False

@@ -705,6 +705,8 @@ _SIZED: Final[dict[type, Any]] = {
     ZRem: lambda operation: sum(map(len, operation.members)),
 }
 """The bytes that an operation carries beside its key."""
+_SEVERAL: Final = frozenset((HSet, ZAdd, ZAppend, ZRem))
+"""Operations that carry several values, which are limited one by one."""
 
 
 @frozen
@@ -767,12 +769,31 @@ class Batch:
         if token.namespace != self.namespace:
             raise ArgumentError(f"token must be one of the namespace {self.namespace}", argument="token")
 
+    @classmethod
+    def of(cls, namespace: Name, operation: Operation) -> Batch:
+        """Return a batch of one operation; `namespace` is the checked name of one."""
+        if type(operation) in _SEVERAL:
+            return cls(namespace, (operation,))  # Its members may be too large together.
+        return cls._made(namespace, (operation,), (), None, operation.writes)
+
+    @classmethod
+    def _made(
+        cls,
+        namespace: Name,
+        operations: tuple[Operation | Settle, ...],
+        checks: tuple[Check, ...],
+        token: Token | None,
+        writes: bool,
+    ) -> Batch:
+        """Return a batch of what was checked before: checking it again costs more than a lookup."""
+        batch: Batch = object.__new__(cls)
+        _put(batch, "namespace", namespace)
+        _put(batch, "operations", operations)
+        _put(batch, "checks", checks)
+        _put(batch, "token", token)
+        _put(batch, "writes", writes)
+        return batch
+
     def signed(self, token: Token) -> Batch:
         """Return the same batch, which must be one that writes, with a token."""
-        batch = object.__new__(Batch)  # `evolve` would check everything once more.
-        _put(batch, "namespace", self.namespace)
-        _put(batch, "operations", self.operations)
-        _put(batch, "checks", self.checks)
-        _put(batch, "token", token)
-        _put(batch, "writes", self.writes)
-        return batch
+        return self._made(self.namespace, self.operations, self.checks, token, self.writes)

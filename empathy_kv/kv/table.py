@@ -278,7 +278,7 @@ class Table(Writers):
             replies = self.recall(token, now, digest)
             if replies is not None:
                 return replies, False
-        self._admit(batch, now)
+        self.admit(batch, now)
         if not batch.writes:
             return self.apply(batch.operations, now), False
         self.revision += 1
@@ -293,27 +293,37 @@ class Table(Writers):
 
     # Admission
 
-    def _admit(self, batch: Batch, now: int) -> None:
+    def admit(self, batch: Batch, now: int) -> None:
+        """Raise if the batch cannot be done; otherwise applying it cannot fail."""
+        if len(batch.operations) == 1 and not batch.checks:
+            # What the general way comes to, for what is done most.
+            operation: Any = batch.operations[0]
+            needed = operation.kind
+            if needed is None:
+                return
+            entry = self.live(operation.key, now)
+            if entry is not None and entry.kind != needed:
+                raise wrong_type(operation, entry.kind)
+            if type(operation) in _COUNTING:
+                self._foresee(operation, {}, {}, now)
+            return
         for check in batch.checks:
             self._test(check, now)
+        operations: Any = batch.operations  # A Settle stands alone.
         kinds: dict[str, str | None] = {}
         foreseen: dict[str, Foreseen] = {}
-        for operation in batch.operations:
-            key = operation.key  # type: ignore[union-attr]  # a Settle stands alone
-            needed = operation.kind  # type: ignore[union-attr]
+        for operation in operations:
+            key = operation.key
+            needed = operation.kind
             if needed is not None:
                 if key not in kinds:
                     entry = self.live(key, now)
                     kinds[key] = None if entry is None else entry.kind
                 kind = kinds[key]
                 if kind is not None and kind != needed:
-                    raise WrongTypeError(
-                        f"{key!r} holds a {kind}; {type(operation).__name__} works on a {needed}",
-                        key=key,
-                        kind=kind,
-                    )
+                    raise wrong_type(operation, kind)
             if operation.writes:
-                self._foresee(operation, kinds, foreseen, now)  # type: ignore[arg-type]
+                self._foresee(operation, kinds, foreseen, now)
 
     def _test(self, check: Check, now: int) -> None:
         entry = self.live(check.key, now)
@@ -600,6 +610,15 @@ def expired(entry: Entry, now: int) -> bool:
     return entry.expires is not None and entry.expires <= now
 
 
+def wrong_type(operation: Any, kind: str) -> WrongTypeError:
+    """Return the error of an operation on a key that holds something else."""
+    return WrongTypeError(
+        f"{operation.key!r} holds a {kind}; {type(operation).__name__} works on a {operation.kind}",
+        key=operation.key,
+        kind=kind,
+    )
+
+
 def refused(check: Check, actual: int) -> CheckError:
     """Return the error of a precondition that did not hold. `actual` -1: it is there, and has no version."""
     what = f"{check.key!r}" if check.member is None else f"member {check.member!r} of {check.key!r}"
@@ -644,6 +663,9 @@ def refused_token(why: str, token: Token | None) -> TokenError:
 def _score(item: tuple[float, bytes]) -> float:
     return item[0]
 
+
+_COUNTING: Final = frozenset((IncrBy, HIncrBy, ZAppend))
+"""Operations that may leave the range of numbers."""
 
 _APPLY: Final[dict[type, Callable[[Table, Any, int], Reply]]] = {
     Get: Table._get,

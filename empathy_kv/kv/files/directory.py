@@ -39,7 +39,7 @@ from empathy_kv.errors import ClosedError, DamagedError, EmpathyKVError, LockTim
 from empathy_kv.kv.files import disk, documents, journal
 from empathy_kv.kv.files.lock import Lock
 from empathy_kv.kv.files.overlay import Change, Damage, Overlay, Stamp, Tombstone, highest
-from empathy_kv.kv.operations import Batch, Get, Reply
+from empathy_kv.kv.operations import Batch, Get, Reply, Settle
 from empathy_kv.kv.table import Entry, expired
 
 GROWN: Final = 8 * 1024 * 1024
@@ -248,18 +248,49 @@ class Directory:
     # Writing
 
     def write(self, batch: Batch) -> list[Reply]:
-        """Execute a batch that writes, as one durable commit. Threads that come meanwhile share the next sync."""
-        commit = Commit(batch)
+        """Execute a batch that writes, as one durable commit."""
         try:
             if self._descriptor == _NONE:
                 self._guard()
                 disk.make(self._journals)
-            self._queue.append(commit)
-            self._join(commit)
+            self._wrote = True
+            if not self._durable and batch.token is None and not isinstance(batch.operations[0], Settle):
+                return self._apply(batch)
+            return self._share(batch)
         except OSError as error:
             if isinstance(error, EmpathyKVError):
                 raise
             raise disk.translate(error, self._path) from error
+
+    def _apply(self, batch: Batch) -> list[Reply]:
+        """Commit a batch whose frame needs no replies in it, and no sync: what is applied is in the journal."""
+        while True:
+            self._lock.acquire()
+            try:
+                if self._ready():
+                    at = now()
+                    with self._mutex:
+                        table = self._table
+                        table.admit(batch, at)
+                        data = journal.line(table.revision + 1, at, False, batch, None)
+                        self._append(data, ())
+                        try:
+                            table.revision += 1
+                            replies = table.apply(batch.operations, at)
+                            self._offset += len(data)
+                        except BaseException:
+                            self._restart()  # The journal knows.
+                            raise
+                        return replies
+            finally:
+                self._lock.release()
+            self._renew()
+
+    def _share(self, batch: Batch) -> list[Reply]:
+        """Commit a batch together with those of other threads that wait: one append and one sync for all of them."""
+        commit = Commit(batch)
+        self._queue.append(commit)
+        self._join(commit)
         if commit.error is not None:
             raise commit.error
         assert commit.change is not None  # noqa: S101 - for the type checker
@@ -341,7 +372,6 @@ class Directory:
                         change.redo()
                     self._offset += len(data)
                     self._busy = False
-            self._wrote = True
         except OSError as error:
             for commit in group:
                 commit.error = self._failed(error, commit)

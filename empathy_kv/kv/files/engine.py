@@ -59,6 +59,7 @@ class FilesKV(KV):
             raise ArgumentError(f"root must be a directory; {self._root} is none", argument="root")
         self._base = self._root / name(text(prefix, "prefix", 128))
         self._durable = durability == "fsync"
+        self._certain = not self._durable
         self._timeout = number(timeout, "timeout", 0.0, 3600.0)
         self._directories: dict[Name, Directory] = {}
         self._lock = threading.Lock()

@@ -75,14 +75,16 @@ _CODES: Final[dict[type[Operation], str]] = {
 _CLASSES: Final = {code: kind for kind, code in _CODES.items()}
 
 
-def _getter(kind: type[Operation]) -> Callable[[Operation], tuple[Any, ...]]:
+def _form(kind: type[Operation], code: str) -> Callable[[Operation], tuple[Any, ...]]:
+    """Return what makes the code and the fields of an operation into a tuple."""
     names = [item.name for item in fields(kind)]
-    if len(names) > 1:
-        return operator.attrgetter(*names)
-    return lambda operation: (operation.key,)
+    if len(names) == 1:
+        return lambda operation: (code, operation.key)
+    values = operator.attrgetter(*names)
+    return lambda operation: (code, *values(operation))
 
 
-_FORMS: Final = {kind: (code, _getter(kind)) for kind, code in _CODES.items()}
+_FORMS: Final = {kind: _form(kind, code) for kind, code in _CODES.items()}
 
 
 class Line(msgspec.Struct, array_like=True):
@@ -182,9 +184,9 @@ def digest(batch: Batch) -> bytes:
 def line(revision: int, at: int, durable: bool, batch: Batch, slot: Slot | None) -> bytes:
     """Return the frame of a batch, with what is to be remembered of its token."""
     operations = [
-        (form[0], *form[1](operation))  # type: ignore[arg-type]
+        _FORMS[type(operation)](operation)  # type: ignore[index, arg-type]
         for operation in batch.operations
-        if (form := _FORMS.get(type(operation))) is not None  # type: ignore[arg-type]
+        if operation.writes and type(operation) is not Settle
     ]
     if slot is None:
         return frame(_ENCODER.encode((revision, at, durable, operations)))
