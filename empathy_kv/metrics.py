@@ -177,8 +177,11 @@ def _figures(totals: Totals) -> _Figures:
 class Metrics(Protocol):
     """Where metrics are kept. A form for an engine yields what that engine executes."""
 
-    def record(self, interaction: Interaction) -> Steps[bool]:
-        """Count an interaction; False if its id was recorded before, `IdempotencyError` if with other content."""
+    def record(self, interaction: Interaction, dated: bool) -> Steps[bool]:
+        """Count an interaction; False if its id was recorded before, `IdempotencyError` if with other content.
+
+        `dated`: whether the caller said when it was; if not, when it was recorded before is no other content.
+        """
 
     def user(self, user_id: str) -> Steps[Totals]:
         """Return the counters of a user."""
@@ -224,8 +227,8 @@ class MetricRules:
         """Count an interaction of a user at a level (1 to 5), and return whether it was counted now.
 
         `at` is when it was, by default now; a naive one is taken as UTC. With an `interaction_id` of the caller's,
-        recording it again does nothing and returns False; `IdempotencyError` if it is another interaction. As many ids
-        of a user are remembered as interactions.
+        recording it again does nothing and returns False; `IdempotencyError` if it is another interaction, of another
+        time too if `at` is given. As many ids of a user are remembered as interactions.
         """
         interaction = Interaction(
             text(user_id, "user_id", MAX_ID),
@@ -235,7 +238,7 @@ class MetricRules:
             now() if at is None else _moment(at),
             None if interaction_id is None else text(interaction_id, "interaction_id", MAX_ID),
         )
-        counted = yield from self._metrics.record(interaction)
+        counted = yield from self._metrics.record(interaction, at is not None)
         return counted
 
     def get_user_stats(self, user_id: str) -> Steps[UserStats]:

@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from typing import Final
 
 import msgspec
+from attrs import evolve
 
 from empathy_kv.errors import CheckError, IdempotencyError
 from empathy_kv.kv.interface import Steps
@@ -72,7 +73,7 @@ class KVMetrics:
             self._shards = int(kept)
         return self._shards
 
-    def record(self, interaction: Interaction) -> Steps[bool]:
+    def record(self, interaction: Interaction, dated: bool) -> Steps[bool]:
         user, at = interaction.user_id, microseconds(interaction.at)
         took = round(interaction.response_time_ms * 1000)
         increments = {
@@ -101,7 +102,7 @@ class KVMetrics:
         try:
             yield Batch(shard, operations, (Check(ids, 0, name),))
         except CheckError:
-            yield from self._compare(interaction)
+            yield from self._compare(interaction, dated)
             return False
         return True
 
@@ -120,15 +121,11 @@ class KVMetrics:
             }
         )
 
-    def _compare(self, interaction: Interaction) -> Steps[None]:
+    def _compare(self, interaction: Interaction, dated: bool) -> Steps[None]:
         """Raise if the id was used for another interaction, as far as that is still kept."""
         kept = yield from self.history(interaction.user_id)
         for other in kept:
-            if other.id == interaction.id and (other.level, other.success, other.response_time_ms) != (
-                interaction.level,
-                interaction.success,
-                interaction.response_time_ms,
-            ):
+            if other.id == interaction.id and other != (interaction if dated else evolve(interaction, at=other.at)):
                 raise IdempotencyError(
                     f"the interaction_id {interaction.id!r} was used for another interaction", id=interaction.id
                 )

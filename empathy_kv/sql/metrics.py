@@ -28,8 +28,9 @@ _INSERT_ID: Final = """INSERT INTO interaction_ids
 (row_id, user_id, interaction_id, empathy_level, success, response_time_ms)
 SELECT last_insert_rowid(), ?, ?, ?, ?, ?
 WHERE NOT EXISTS (SELECT 1 FROM interaction_ids WHERE user_id = ? AND interaction_id = ?)"""
-_SELECT_ID: Final = """SELECT empathy_level, success, response_time_ms FROM interaction_ids
-WHERE user_id = ? AND interaction_id = ?"""
+_SELECT_ID: Final = """SELECT n.empathy_level, n.success, n.response_time_ms, n.row_id, i.timestamp
+FROM interaction_ids AS n LEFT JOIN interactions AS i ON i.id = n.row_id AND i.user_id = n.user_id
+WHERE n.user_id = ? AND n.interaction_id = ?"""
 
 _LAST: Final = "SELECT max(id) FROM interactions"
 _USERS: Final = "SELECT DISTINCT user_id FROM interactions"
@@ -47,7 +48,7 @@ WHERE i.user_id = ? AND i.id > ? AND i.id <= ? ORDER BY i.id LIMIT ?"""
 class SQLMetrics:
     """Metrics in the table `interactions`."""
 
-    def record(self, interaction: Interaction) -> Steps[bool]:
+    def record(self, interaction: Interaction, dated: bool) -> Steps[bool]:
         user, level, success = interaction.user_id, interaction.level, interaction.success
         took, at = interaction.response_time_ms, timestamp(interaction.at)
         if interaction.id is None:
@@ -62,11 +63,16 @@ class SQLMetrics:
                 (_INSERT_ID, (*name, level, success, took, *name)),
             ],
         )
-        if kept and kept[0] != (level, success, took):
+        if not kept:
+            return True
+        *content, row, when = kept[0]
+        # When it was stands in the row of the interaction alone, which the user may have deleted.
+        moved = dated and when is not None and _time(when, f"$.interactions[{row}].timestamp") != interaction.at
+        if content != [level, success, took] or moved:
             raise IdempotencyError(
                 f"the interaction_id {interaction.id!r} was used for another interaction", id=interaction.id
             )
-        return not kept
+        return False
 
     def user(self, user_id: str) -> Steps[Totals]:
         count = _Count()

@@ -351,6 +351,25 @@ def test_an_interaction_with_an_id_is_counted_once(store: Store) -> None:
     assert collections.Counter(one.id for one in store.metrics.get_history("u")) == {"i1": 1, "i2": 1, None: 1}
 
 
+def test_an_id_that_was_used_for_another_time_is_refused(store: Store) -> None:
+    def record(id: str, at: datetime | None) -> bool:
+        return store.metrics.record_interaction("u", 2, True, 10.0, at=at, interaction_id=id)
+
+    assert record("then", NOON) is True
+    assert record("now", None) is True
+    counted = {one.id: one.at for one in store.metrics.get_history("u")}
+    for id, at in counted.items():
+        assert id is not None
+        for same in (None, at, at.astimezone(timezone(timedelta(hours=5))), at.replace(tzinfo=None)):
+            assert record(id, same) is False
+        for other in (at + timedelta(microseconds=1), at - timedelta(days=1)):
+            with pytest.raises(IdempotencyError) as caught:
+                record(id, other)
+            assert caught.value.id == id
+    assert {one.id: one.at for one in store.metrics.get_history("u")} == counted
+    assert store.metrics.get_user_stats("u")["total_operations"] == 2
+
+
 @pytest.mark.parametrize("other", [{"level": 3}, {"success": False}, {"response_time_ms": 10.5}])
 def test_an_id_that_was_used_for_another_interaction_is_refused(store: Store, other: dict[str, Any]) -> None:
     first: dict[str, Any] = {"level": 2, "success": True, "response_time_ms": 10}

@@ -275,6 +275,23 @@ def test_an_id_for_another_interaction_is_an_error(path: Path, other: tuple[int,
     assert metrics.get_global_stats()["total_interactions"] == 1
 
 
+def test_an_id_for_another_time_is_an_error(path: Path) -> None:
+    at = datetime(2025, 1, 20, 15, 0, 0, 5, tzinfo=UTC)
+    metrics = MetricsCollector(db_path=path)
+    assert metrics.record_interaction("ann", 3, True, 1.5, at=at, interaction_id="x") is True
+    for same in (at, None, at.replace(tzinfo=None)):
+        assert metrics.record_interaction("ann", 3, True, 1.5, at=same, interaction_id="x") is False
+    for other in (at + timedelta(microseconds=1), at - timedelta(days=1)):
+        with pytest.raises(IdempotencyError, match="'x'"):
+            metrics.record_interaction("ann", 3, True, 1.5, at=other, interaction_id="x")
+    script(path, "UPDATE interactions SET timestamp = '2025-01-20T16:00:00.000005+01:00'")  # The same, said otherwise.
+    assert metrics.record_interaction("ann", 3, True, 1.5, at=at, interaction_id="x") is False
+    script(path, "DELETE FROM interactions")
+    assert metrics.record_interaction("ann", 3, True, 1.5, at=at, interaction_id="x") is False
+    with pytest.raises(IdempotencyError):
+        metrics.record_interaction("ann", 4, True, 1.5, at=at, interaction_id="x")
+
+
 def test_an_id_is_remembered_although_the_user_deletes_the_row(path: Path) -> None:
     metrics = MetricsCollector(db_path=path)
     metrics.record_interaction("ann", 3, True, 1.5, interaction_id="x")
