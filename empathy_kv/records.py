@@ -45,6 +45,14 @@ def _utc(value: Any) -> Any:
         return value
 
 
+def _require_outcome(success: object) -> None:
+    if not isinstance(success, bool):
+        # Here, and not above: records are plain classes that bring no other module of the package along.
+        from empathy_kv.errors import ArgumentTypeError
+
+        raise ArgumentTypeError(f"success must be a bool, not {type(success).__name__}", argument="success")
+
+
 @define
 class Pattern:
     """A reusable solution, and how often it helped.
@@ -76,8 +84,7 @@ class Pattern:
 
     def record_usage(self, success: bool, at: datetime | None = None) -> None:
         """Count one use. In a library, `PatternLibrary.record_pattern_outcome` is what counts."""
-        if not isinstance(success, bool):
-            raise TypeError(f"success must be a bool, not {type(success).__name__}")
+        _require_outcome(success)
         self.usage_count += 1
         if success:
             self.success_count += 1
@@ -142,8 +149,7 @@ class CollaborationState:
 
     def record(self, success: bool, at: datetime | None = None) -> None:
         """Count one interaction: trust moves by +0.05 or -0.10 within 0..1, and the level with it."""
-        if not isinstance(success, bool):
-            raise TypeError(f"success must be a bool, not {type(success).__name__}")
+        _require_outcome(success)
         self.interaction_count += 1
         if success:
             self.success_count += 1

@@ -627,6 +627,7 @@ def test_any_document_is_read_or_refused_with_a_place_and_what_was_read_is_writt
 
 def test_a_use_of_a_pattern_that_neither_succeeded_nor_failed_is_not_counted() -> None:
     record = Pattern("p", "a", "t", "n")
-    with pytest.raises(TypeError, match="success must be a bool, not str"):
+    with pytest.raises(ArgumentTypeError, match="success must be a bool, not str") as caught:
         record.record_usage("no")  # type: ignore[arg-type]
     assert record.usage_count == 0
+    assert caught.value.argument == "success"

@@ -17,7 +17,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from empathy_kv.errors import CheckError, CodecError, DamagedError, LockTimeoutError, StateNotFoundError, StorageError
+from empathy_kv.errors import (
+    ArgumentTypeError,
+    CheckError,
+    CodecError,
+    DamagedError,
+    LockTimeoutError,
+    StateNotFoundError,
+    StorageError,
+)
 from empathy_kv.kv.files.flat import FlatDirectory
 from empathy_kv.kv.files.names import name
 from empathy_kv.records import CollaborationState, level_of
@@ -369,8 +377,9 @@ def test_recording_notes_when() -> None:
 @pytest.mark.parametrize("success", [1, "yes", None])
 def test_recording_what_is_no_outcome_changes_nothing(success: Any) -> None:
     state = CollaborationState("u")
-    with pytest.raises(TypeError):
+    with pytest.raises(ArgumentTypeError) as caught:
         state.record(success)
+    assert caught.value.argument == "success"
     assert (state.trust_level, state.interaction_count) == (0.5, 0)
 
 
