@@ -88,8 +88,6 @@ class Index:
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.version: float | None = None
-        """The last change of the shared library that is in here; None before the first."""
         self._held: dict[str, Held] = {}
         self._ids: dict[Any, set[str]] = {}
         self._agents: dict[str, dict[str, None]] = {}

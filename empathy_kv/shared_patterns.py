@@ -18,7 +18,7 @@ import contextlib
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Final
+from typing import Final, TypeAlias
 
 from empathy_kv.codec import codec
 from empathy_kv.errors import CheckError
@@ -54,21 +54,25 @@ _FEED: Final = 100_000
 """How many changed ids the feed keeps; a worker that slept through more loads the library afresh."""
 _CODEC: Final = codec(Pattern)
 
+Place: TypeAlias = tuple[bytes | None, float]
+"""Which library, by its epoch, and the number of its last change."""
+
 
 class SharedPatterns:
     """The patterns in a namespace of a store."""
 
     def __init__(self) -> None:
         self.index = Index()
-        self._epoch: bytes | None = None
-        """Of which library the index is."""
+        self._place: Place | None = None
+        """What the index holds; None is nothing yet. It changes with the index, under its lock."""
 
     def pull(self) -> Steps[None]:
         while True:
-            since, known = self.index.version, self._epoch
-            if since is None:
-                yield from self._load(since)
+            place = self._place
+            if place is None:
+                yield from self._load(place)
                 return
+            known, since = place
             epoch, first, last, changed, count = yield Batch(
                 _NAMESPACE,
                 (
@@ -82,17 +86,18 @@ class SharedPatterns:
             newest = last[0][1] if last else 0.0
             cut_off = count >= _FEED and first[0][1] > since + 1
             if epoch != known or newest < since or cut_off:
-                yield from self._load(since)
+                yield from self._load(place)
                 return
             if not changed:
                 return
             ids = [member.decode() for member, _ in changed]
             holds = yield from self._fetch(ids)
+            reached = changed[-1][1]
             # Another thread may have been faster, with less: then from there.
-            if self._apply(since, changed[-1][1], zip(ids, holds, strict=True)) and changed[-1][1] >= newest:
+            if self._apply(place, (epoch, reached), zip(ids, holds, strict=True)) and reached >= newest:
                 return
 
-    def _load(self, since: float | None) -> Steps[None]:
+    def _load(self, place: Place | None) -> Steps[None]:
         """Read the whole library, page by page, in the place of what is known; what changes meanwhile is fed after."""
         epoch, last, order = yield Batch(_NAMESPACE, (Get("epoch"), ZRange("changes", -1, -1), ZRange("order")))
         loaded: dict[str, Held | None] = {}
@@ -101,8 +106,7 @@ class SharedPatterns:
             loaded.update(zip(ids, (yield from self._fetch(ids)), strict=True))
         with self.index.lock:
             gone = {held.pattern.id: None for held in self.index if held.pattern.id not in loaded}
-        if self._apply(since, last[0][1] if last else 0.0, {**gone, **loaded}.items()):
-            self._epoch = epoch
+        self._apply(place, (epoch, last[0][1] if last else 0.0), {**gone, **loaded}.items())
         yield from self.pull()
 
     def _fetch(self, ids: Sequence[str]) -> Steps[list[Held | None]]:
@@ -112,17 +116,17 @@ class SharedPatterns:
         replies = yield Batch(_NAMESPACE, operations)
         return [_held(replies[i], replies[i + 1]) for i in range(0, len(replies), 2)]
 
-    def _apply(self, since: float | None, version: float, holds: Iterable[tuple[str, Held | None]]) -> bool:
-        """Bring the index from one version to another; return False if it is not at the first any more."""
+    def _apply(self, old: Place | None, new: Place, holds: Iterable[tuple[str, Held | None]]) -> bool:
+        """Bring the index from one place to another; return False if it is not at the first any more."""
         with self.index.lock:
-            if self.index.version != since:
+            if self._place != old:
                 return False
             for pattern_id, held in holds:
                 if held is None:
                     self.index.remove(pattern_id)
                 else:
                     self.index.put(held)
-            self.index.version = version
+            self._place = new
             return True
 
     def _write(self, operations: Sequence[Operation], checks: Sequence[Check] = ()) -> Steps[list[Reply]]:

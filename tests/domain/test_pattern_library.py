@@ -842,6 +842,27 @@ def test_a_lookup_sees_what_was_written_before_it_began_though_another_thread_wa
     assert _finish(kv, second, fetched) is not None, "it was contributed before this lookup began"
 
 
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_a_lookup_in_a_library_that_was_lost_does_not_spoil_the_new_one(count: int) -> None:
+    """Step by step: a lookup is under way when the server loses all; another thread reads the new library."""
+    with fakeredis.FakeRedis(server=fakeredis.FakeServer()) as client:
+        store = connect(client)
+        library, kv, rules = store.patterns, store.kv, store.patterns._rules
+        connect(client).patterns.contribute_patterns("a", [pattern(f"old{number}") for number in range(count)])
+        assert len(library.patterns) == count
+        connect(client).patterns.contribute_pattern("a", pattern("late"))
+        lookup = rules.get_pattern("late")
+        feed = kv.commit(next(lookup))
+        fetched = kv.commit(lookup.send(feed))  # has read "late", and is interrupted here
+        client.flushall()
+        new = [f"new{number}" for number in range(count)]
+        connect(client).patterns.contribute_patterns("a", [pattern(name) for name in new])
+        assert list(library.patterns) == new
+        connect(client).patterns.contribute_pattern("a", pattern("last"))
+        assert _finish(kv, lookup, fetched) is None
+        assert list(library.patterns) == [*new, "last"]
+
+
 def _finish(kv: Any, lookup: Any, answer: Any) -> Any:
     try:
         while True:
