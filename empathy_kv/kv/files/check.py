@@ -12,7 +12,7 @@ from typing import Final
 from empathy_kv.errors import DamagedError
 from empathy_kv.kv.files import disk, documents, journal
 from empathy_kv.kv.files.names import name
-from empathy_kv.kv.files.overlay import Damage, Overlay
+from empathy_kv.kv.files.overlay import Overlay
 
 _DAMAGED: Final = re.compile(r".+\.json\.damaged-[0-9]+")
 
@@ -91,9 +91,6 @@ def _journals(directory: Path, overlay: Overlay) -> Iterator[DamagedError]:
             return
         except DamagedError as error:
             yield error
-    for entry in overlay.touched.values():
-        if isinstance(entry, Damage):
-            yield entry.error
 
 
 def foreign(path: Path) -> DamagedError:

@@ -38,7 +38,7 @@ from typing import Final
 from empathy_kv.errors import ClosedError, DamagedError, EmpathyKVError, LockTimeoutError, OutcomeUnknown, StorageError
 from empathy_kv.kv.files import disk, documents, journal
 from empathy_kv.kv.files.lock import Lock
-from empathy_kv.kv.files.overlay import Change, Damage, Overlay, Stamp, Tombstone, highest
+from empathy_kv.kv.files.overlay import Change, Overlay, Stamp, Tombstone, highest
 from empathy_kv.kv.operations import Batch, Get, Reply, Settle
 from empathy_kv.kv.table import Entry, expired
 
@@ -515,11 +515,7 @@ class Directory:
             if self._moved():
                 self._refresh()
             table = self._table
-            keys = [
-                key
-                for key, entry in table.touched.items()
-                if not isinstance(entry, Damage) and written.get(key, _NEVER)[0] != stamp(entry)
-            ]
+            keys = [key for key, entry in table.touched.items() if written.get(key, _NEVER)[0] != stamp(entry)]
         if not keys:
             return
         few = disk.few(keys)
@@ -556,7 +552,6 @@ class Directory:
     def _encoded(self, key: str, at: int) -> tuple[str, Stamp, bytes]:
         """Return a key's state and its document, which is empty for what is deleted or has expired."""
         entry = self._table.touched[key]
-        assert not isinstance(entry, Damage)  # noqa: S101 - it was left out
         data = documents.encode(key, entry) if isinstance(entry, Entry) and not expired(entry, at) else b""
         return key, stamp(entry), data
 

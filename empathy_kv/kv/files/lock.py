@@ -60,15 +60,14 @@ class Lock:
             self._threads = threading.Lock()
             self._process = os.getpid()
             self.close()
-        if not self._threads.acquire(blocking=False):
+        remaining = self._timeout
+        if not self._threads.acquire(False):
             if not wait:
                 return False
             began = time.monotonic()
-            if not self._threads.acquire(timeout=self._timeout):
+            if not self._threads.acquire(timeout=remaining):
                 raise self._late()
-            remaining = self._timeout - (time.monotonic() - began)
-        else:
-            remaining = self._timeout
+            remaining -= time.monotonic() - began
         try:
             if self._try() or (wait and self._wait(remaining)):
                 return True

@@ -7,8 +7,9 @@ only by way of the journal, and what the journal says is replayed here.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -32,13 +33,6 @@ class Tombstone:
     """A key that was deleted since the documents were written."""
 
     version: int
-
-
-@frozen
-class Damage:
-    """A key that the journal changes, and whose document cannot be read."""
-
-    error: DamagedError
 
 
 Stamp: TypeAlias = tuple[int, int | None]
@@ -72,10 +66,6 @@ class Read:
             self._total -= size
             del self.entries[key]
 
-    def room(self) -> bool:
-        """Return whether more can be kept without dropping something."""
-        return self._total < KEPT // 2
-
 
 class Overlay(Table):
     """The table of the namespace in a directory. `touched` is what the journal touched; documents have the rest."""
@@ -83,9 +73,11 @@ class Overlay(Table):
     def __init__(self, path: Path) -> None:
         super().__init__()
         self._path = path
-        self.touched: dict[str, Entry | Tombstone | Damage] = {}
+        self.touched: dict[str, Entry | Tombstone] = {}
         self.replaced: set[str] = set()
         """Keys of which the journal knows all, because it began with a Set or a Delete of them."""
+        self.damaged: dict[str, DamagedError] = {}
+        """Keys that the journal changes, and whose documents cannot be read."""
         self.read = Read()
         self.loads = 0
         """How many documents were looked for."""
@@ -96,15 +88,14 @@ class Overlay(Table):
 
     def find(self, key: str) -> Entry | None:
         entry = self.touched.get(key)
-        if isinstance(entry, Entry):
-            return entry
-        if isinstance(entry, Damage):
-            raise entry.error
-        return self._read(key) if entry is None else None
+        if entry is None:
+            return self._read(key)
+        return entry if isinstance(entry, Entry) else None
 
     def store(self, key: str, entry: Entry) -> None:
         self.touched[key] = entry
-        self.read.drop(key)
+        if key in self.read.entries:
+            self.read.drop(key)
 
     def drop(self, key: str) -> None:
         self.touched[key] = Tombstone(self.revision)
@@ -117,17 +108,20 @@ class Overlay(Table):
             return True  # What is damaged can be deleted and replaced.
 
     def items(self) -> Iterator[tuple[str, Entry]]:
-        touched = list(self.touched.items())
-        for key, entry in touched:
-            if isinstance(entry, Entry):
-                yield key, entry
-        yield from self._documents(frozenset(key for key, _ in touched))
+        touched = dict(self.touched)
+        live = [(key, entry) for key, entry in touched.items() if isinstance(entry, Entry)]
+        sound = {self.path(key) for key in self.replaced}
+        return itertools.chain(live, self._documents(touched, sound))
 
     def apply(self, operations: Any, now: int) -> list[Reply]:
         for operation in operations:
-            if type(operation) in _REPLACING and not isinstance(self.touched.get(operation.key), _KNOWN):
-                self.replaced.add(operation.key)
+            if type(operation) in _REPLACING and operation.key not in self.touched:
+                self._replace(operation.key)
         return super().apply(operations, now)
+
+    def _replace(self, key: str) -> None:
+        self.replaced.add(key)
+        self.damaged.pop(key, None)
 
     # Documents
 
@@ -140,6 +134,8 @@ class Overlay(Table):
             return self.read.entries[key]
         except KeyError:
             pass
+        if key in self.damaged:
+            raise self.damaged[key]
         path = self.path(key)
         self.loads += 1
         try:
@@ -155,8 +151,11 @@ class Overlay(Table):
         self.read.put(key, entry, len(data))
         return entry
 
-    def _documents(self, touched: frozenset[str]) -> Iterator[tuple[str, Entry]]:
-        """Yield what documents hold, but for what the journal touched; at the end raise the first damage of all."""
+    def _documents(self, touched: Container[str], sound: Container[Path]) -> Iterator[tuple[str, Entry]]:
+        """Yield what documents hold, but for what the journal touched; at the end raise the first damage of all.
+
+        Of `sound` paths the journal has the content: what a crash left of them is no damage.
+        """
         damage: DamagedError | None = None
         for path in listed(self._path):
             try:
@@ -167,16 +166,12 @@ class Overlay(Table):
             except FileNotFoundError:
                 continue  # It was deleted since.
             except DamagedError as error:
-                damage = damage or error
+                damage = damage or (None if path in sound else error)
                 continue
             if key not in touched:
                 yield key, entry
-        if damage is not None and not self._restored(Path(damage.path), touched):
+        if damage is not None:
             raise damage
-
-    def _restored(self, path: Path, touched: frozenset[str]) -> bool:
-        """Return whether a document is of no account, because the journal knows all of its key."""
-        return any(path == self.path(key) for key in touched & self.replaced)
 
     # The journal
 
@@ -191,8 +186,8 @@ class Overlay(Table):
         for operation in operations:
             if not held[operation.key]:
                 if type(operation) is Delete:
-                    if not isinstance(self.touched.get(operation.key), _KNOWN):
-                        self.replaced.add(operation.key)
+                    if operation.key not in self.touched:
+                        self._replace(operation.key)
                     self.drop(operation.key)  # Whether it was there needs its document, and nobody asks.
                 else:
                     self.apply((operation,), line.at)
@@ -203,15 +198,15 @@ class Overlay(Table):
 
     def _holds(self, first: Operation, revision: int) -> bool:
         """Return whether a key is to be left alone: it has what is replayed, or nobody knows what it has."""
-        entry = self.touched.get(first.key)
-        if type(first) in _REPLACING:
-            return isinstance(entry, (Entry, Tombstone)) and entry.version >= revision
-        if entry is None:
+        key = first.key
+        entry = self.touched.get(key)
+        if entry is None and type(first) not in _REPLACING:
             try:
-                entry = self._read(first.key)
+                entry = self._read(key)
             except DamagedError as error:
-                entry = self.touched[first.key] = Damage(error)
-        return isinstance(entry, Damage) or (entry is not None and entry.version >= revision)
+                self.damaged[key] = error
+                return True
+        return entry is not None and entry.version >= revision
 
     def carried(self, sizes: dict[str, int], now: int) -> None:
         """Go on with a new journal: documents of these sizes hold what the old one touched."""
@@ -222,6 +217,7 @@ class Overlay(Table):
                 self.read.put(key, None, 0)
         self.touched.clear()
         self.replaced.clear()
+        self.damaged.clear()
         self.loaded = 0
 
 
@@ -248,7 +244,7 @@ class Change:
         self._batch = batch
         self._at = at
         self._revision = table.revision
-        self._before: list[tuple[str, Entry | Tombstone | Damage | None]] = []
+        self._before: list[tuple[str, Entry | Tombstone | None]] = []
         self._states: list[tuple[Entry, Entry, dict[str, bytes | None]]] = []
         self._marks: list[tuple[SortedSet, int]] = []
         self._logged: list[SortedSet] = []
@@ -367,4 +363,3 @@ def listed(path: Path) -> Iterator[Path]:
 
 _REPLACING: Final = frozenset((Set, Delete))
 """Operations that need not know what the key held."""
-_KNOWN: Final = (Entry, Tombstone)
