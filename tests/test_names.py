@@ -116,6 +116,26 @@ def test_an_engine_is_imported_only_when_its_url_is_opened(tmp_path: Path) -> No
     assert not {name for name in files if name.startswith(("empathy_kv.kv.redis", "empathy_kv.sql"))}
 
 
+def test_cattrs_is_imported_only_for_classes_of_users_and_documents_that_are_unusual() -> None:
+    ours = """
+import empathy_kv
+store = empathy_kv.connect("memory:")
+store.patterns.contribute_pattern("a", empathy_kv.Pattern("p", "a", "t", "n", context={"a": 1}))
+store.patterns.find_patterns({"a": 1})
+store.states.save_state("u", empathy_kv.CollaborationState())
+store.states.load_state("u")
+"""
+    assert "cattrs" not in loaded(ours) - loaded("")
+    theirs = """
+import dataclasses, empathy_kv
+@dataclasses.dataclass
+class Note:
+    text: str
+empathy_kv.connect("memory:").collection("notes", Note)
+"""
+    assert "cattrs" in loaded(theirs)
+
+
 def test_records_and_errors_import_nothing_of_the_package() -> None:
     for module in ("records", "errors"):
         mine = {name for name in loaded(f"import empathy_kv.{module}") if name.startswith("empathy_kv")}
