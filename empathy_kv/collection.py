@@ -49,16 +49,16 @@ class CollectionRules(Generic[T]):
             raise CodecError(f"document {id!r} as it is stored: {error}", path=error.path) from error
 
     def put(self, id: str, document: T, ttl: float | timedelta | None) -> Steps[int]:
-        replies = yield Batch(self.namespace, (Set(_id(id), self._encode(id, document), ttl),))
+        replies = yield Batch.of(self.namespace, Set(_id(id), self._encode(id, document), ttl))
         version: int = replies[0]
         return version
 
     def get(self, id: str) -> Steps[T | None]:
-        replies = yield Batch(self.namespace, (Get(_id(id)),))
+        replies = yield Batch.of(self.namespace, Get(_id(id)))
         return None if replies[0] is None else self._decode(id, replies[0])
 
     def delete(self, id: str) -> Steps[bool]:
-        replies = yield Batch(self.namespace, (Delete(_id(id)),))
+        replies = yield Batch.of(self.namespace, Delete(_id(id)))
         deleted: bool = replies[0]
         return deleted
 

@@ -44,7 +44,7 @@ class StateRules:
     def load_state(self, user_id: str) -> Steps[CollaborationState]:
         """Return a user's state. `StateNotFoundError` (a FileNotFoundError and a KeyError) if none was saved."""
         user_id = text(user_id, "user_id", MAX_ID)
-        replies = yield Batch(NAMESPACE, (Get(user_id),))
+        replies = yield Batch.of(NAMESPACE, Get(user_id))
         return _read(user_id, replies[0])
 
     def load_versioned(self, user_id: str) -> Steps[tuple[CollaborationState, int]]:
@@ -61,7 +61,7 @@ class StateRules:
     def delete_state(self, user_id: str) -> Steps[bool]:
         """Delete a user's state and return whether there was one; deleting twice is no error."""
         user_id = text(user_id, "user_id", MAX_ID)
-        replies = yield Batch(NAMESPACE, (Delete(user_id),))
+        replies = yield Batch.of(NAMESPACE, Delete(user_id))
         deleted: bool = replies[0]
         return deleted
 
