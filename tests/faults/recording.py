@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import builtins
 import contextlib
+import ctypes
 import fcntl
 import functools
 import io
 import os
 import threading
+import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 from disk import ROOT, History, Mark, Names, Place, Resize, Sync, Tree, Write
+from machine import forget, package
 
 UNSEEN: Final = ("sendfile", "copy_file_range", "splice", "symlink", "mkfifo", "mknod", "pwritev", "removexattr")
 """Calls that would change a directory and that are not modelled."""
@@ -86,14 +89,24 @@ class Recorder:
             "mkdir": self._mkdir,
             **dict.fromkeys(UNSEEN, self._refuse),
         }
+        substitutes = {
+            real: functools.partial(self._call, call, real)
+            for name, call in calls.items()
+            if (real := getattr(os, name, None)) is not None
+        }
         with pytest.MonkeyPatch.context() as patch:
-            for name, call in calls.items():
-                if (real := getattr(os, name, None)) is not None:
-                    patch.setattr(os, name, functools.partial(self._call, call, real))
+            for module in [os, *package()]:  # A module may hold a function of `os` under a name of its own.
+                for name, value in list(vars(module).items()):
+                    if isinstance(value, types.BuiltinFunctionType) and value in substitutes:
+                        patch.setattr(module, name, substitutes[value])
             opened = functools.partial(_open_file, io.open)
             patch.setattr(io, "open", opened)
             patch.setattr(builtins, "open", opened)
+            # What was looked up before would pass by.
+            forget()
+            patch.setattr(ctypes.CDLL, "__getattr__", functools.partialmethod(self._function, ctypes.CDLL.__getattr__))
             yield
+        forget()
         assert self.history.tree() == read_tree(self._root), "something was changed past the recorder"
 
     def _call(self, call: Callable[..., Any], real: Callable[..., Any], *args: Any, **named: Any) -> Any:
@@ -229,6 +242,22 @@ class Recorder:
         real(path, mode, dir_fd=dir_fd)
         if place is not None:
             self._new(place, os.stat(path, dir_fd=dir_fd))
+
+    def _function(self, library: Any, real: Callable[..., Any], name: str) -> Any:
+        function = real(library, name)
+        if name != "syncfs":
+            return function
+
+        def syncfs(descriptor: int) -> Any:
+            return self._call(self._sync_system, function, descriptor)
+
+        return syncfs
+
+    def _sync_system(self, real: Callable[..., int], descriptor: int) -> int:
+        result = real(descriptor)
+        if result == 0 and os.fstat(descriptor).st_dev == os.stat(self._root).st_dev:
+            self.history.events.append(Sync(None))
+        return result
 
     def _refuse(self, real: Callable[..., Any], *args: Any, **named: Any) -> Any:
         raise NotImplementedError(f"the model of a disk knows no {real.__name__}")

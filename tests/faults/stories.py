@@ -141,6 +141,14 @@ STORIES: Final[dict[str, Story]] = {
         ((Set("a", large(b"0")),), CHECKPOINT),
         ((Set("a", large(b"1")),), (Set("b", large(b"2")),), CHECKPOINT, (Set("a", b"small"),), CHECKPOINT),
     ),
+    "many documents are written": Story(
+        (tuple(Set(f"k{i}", b"old") for i in range(30)), CHECKPOINT),
+        (
+            (*(Set(f"k{i}", b"new %d" % i) for i in range(5, 45)), *(Delete(f"k{i}") for i in range(5))),
+            CHECKPOINT,
+            (Set("k0", b"back"),),
+        ),
+    ),
     "two clients take turns": Story(
         ((IncrBy("n"), Set("a", b"1")),),
         ((IncrBy("n"),), SWITCH, (IncrBy("n"), Set("a", b"2")), CHECKPOINT, SWITCH, (IncrBy("n"),), CHECKPOINT),

@@ -22,6 +22,7 @@ import pytest
 from attrs import evolve, frozen
 from conftest import PROFILE
 from disk import Effort, History, Mark, Sync, Tree
+from machine import Machine, forget
 from recording import Recorder, build, read_tree
 from stories import CASES, Form, Stage, checkpoint, within
 from tools import find_tool
@@ -51,6 +52,13 @@ def directory(tmp_path: Path) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory(dir="/dev/shm") as path:
         yield Path(path)
+
+
+@pytest.fixture
+def machine() -> Iterator[Machine]:
+    machine = Machine()
+    with machine.running():
+        yield machine
 
 
 @frozen
@@ -111,21 +119,23 @@ def states(stage: Stage, history: History, effort: Effort, first: int = 0) -> li
     return list(found.values())
 
 
-class Failures:
-    """What went wrong, state by state."""
+class Examination:
+    """Looks at states, one after the other, and keeps what is wrong with them."""
 
-    def __init__(self) -> None:
+    def __init__(self, stage: Stage, machine: Machine, directory: Path) -> None:
+        self.stage, self._machine, self._directory = stage, machine, directory
         self.checked = 0
         self.found: list[str] = []
 
-    def examine(self, stage: Stage, directory: Path, states: Sequence[State], origin: str = "") -> None:
+    def examine(self, states: Sequence[State], origin: str = "") -> None:
         """Build each of the states and see whether a store stands on it."""
         for state in states:
             self.checked += 1
-            root = directory / f"state-{self.checked}"  # Never the same path: a new machine has no caches either.
+            self._machine.restart()
+            root = self._directory / f"state-{self.checked}"  # Never the same path: a new machine has no caches either.
             build(root, state.tree)
             with self.noted(f"{origin}{state.cut}", state.tree):
-                stage.check(root, state.least, state.most)
+                self.stage.check(root, state.least, state.most)
             shutil.rmtree(root)
 
     @contextlib.contextmanager
@@ -149,98 +159,104 @@ def chosen(items: Sequence[T], count: int, seed: int = 0) -> Sequence[T]:
 
 
 @cases
-def test_a_store_stands_on_whatever_a_power_cut_leaves(name: str, form: Form, directory: Path) -> None:
+def test_a_store_stands_on_whatever_a_power_cut_leaves(
+    name: str, form: Form, machine: Machine, directory: Path
+) -> None:
     stage = Stage(name, form)
     history = record(stage, directory / "disk")
-    failures = Failures()
-    failures.examine(stage, directory, states(stage, history, FIRST))
-    assert failures.checked > 10
-    failures.report()
+    examination = Examination(stage, machine, directory)
+    examination.examine(states(stage, history, FIRST))
+    assert examination.checked > 10
+    examination.report()
 
 
 @cases
 def test_a_power_cut_while_a_store_recovers_from_another_changes_nothing(
-    name: str, form: Form, directory: Path
+    name: str, form: Form, machine: Machine, directory: Path
 ) -> None:
     stage = Stage(name, form)
-    failures = Failures()
+    examination = Examination(stage, machine, directory)
     for number, state in enumerate(chosen(states(stage, record(stage, directory / "disk"), FEWER), BEGINNINGS)):
         root = directory / f"first-{number}"
         build(root, state.tree)
+        machine.restart()
         history = History.of(state.tree)
-        with failures.noted(f"recovery, {state.cut}", state.tree):
+        with examination.noted(f"recovery, {state.cut}", state.tree):
             count = go_on(stage, root, history, None)
             history.events.insert(0, Mark(count, count))
             again = chosen(states(stage, history, AGAIN), EACH, number)
-            failures.examine(stage, directory, again, f"{state.cut}, then ")
+            examination.examine(again, f"{state.cut}, then ")
         shutil.rmtree(root)
-    failures.report()
+    examination.report()
 
 
 @cases
 def test_a_writer_is_killed_and_the_power_cut_comes_while_the_next_one_writes(
-    name: str, form: Form, directory: Path
+    name: str, form: Form, machine: Machine, directory: Path
 ) -> None:
     """What was not yet durable when the first was killed is still seen by the second, and may still be lost."""
     stage = Stage(name, form)
     whole = record(stage, directory / "disk")
     moments = [end for end, event in enumerate(whole.events[:-1], 1) if not isinstance(event, Mark)]
-    failures = Failures()
+    examination = Examination(stage, machine, directory)
     for end in moments:
         history, root = whole.until(end), directory / f"killed-{end}"
         build(root, history.tree())
         mark = [event for event in history.events if isinstance(event, Mark)][-1]
+        forget()  # The process is another one, on the same machine.
         killed = f"killed after {end} of {len(whole.events)} events"
-        with failures.noted(killed, history.tree()):
+        with examination.noted(killed, history.tree()):
             count = go_on(stage, root, history, mark.acknowledged)
             assert mark.acknowledged <= count <= mark.begun, "what was acknowledged does not outlive its process"
             again = chosen(states(stage, history, AGAIN, end), EACH, end)
-            failures.examine(stage, directory, again, f"{killed}, then ")
+            examination.examine(again, f"{killed}, then ")
         shutil.rmtree(root)
-    failures.report()
+    examination.report()
 
 
 @pytest.mark.skipif(not NIGHTLY, reason="pages torn at every sector are for the nightly profile")
 @cases
-def test_a_store_stands_on_pages_that_were_torn_at_a_sector(name: str, form: Form, directory: Path) -> None:
+def test_a_store_stands_on_pages_that_were_torn_at_a_sector(
+    name: str, form: Form, machine: Machine, directory: Path
+) -> None:
     stage = Stage(name, form)
-    failures = Failures()
-    failures.examine(stage, directory, states(stage, record(stage, directory / "disk"), SECTORS))
-    failures.report()
+    examination = Examination(stage, machine, directory)
+    examination.examine(states(stage, record(stage, directory / "disk"), SECTORS))
+    examination.report()
 
 
 @pytest.mark.skipif(not NIGHTLY, reason="names that last in any order are for the nightly profile")
 @pytest.mark.parametrize(("name", "form"), [(name, form) for name, form in CASES if form != "os"])
-def test_a_durable_store_needs_no_order_of_names(name: str, form: Form, directory: Path) -> None:
+def test_a_durable_store_needs_no_order_of_names(name: str, form: Form, machine: Machine, directory: Path) -> None:
     """Not "os": what is never synced can only be in order where the file system keeps the order."""
     stage = Stage(name, form)
-    failures = Failures()
-    failures.examine(stage, directory, states(stage, record(stage, directory / "disk"), evolve(FEWER, any_order=True)))
-    failures.report()
+    examination = Examination(stage, machine, directory)
+    examination.examine(states(stage, record(stage, directory / "disk"), evolve(FEWER, any_order=True)))
+    examination.report()
 
 
 # That these tests can fail
 
 
-def test_a_sync_that_is_left_out_is_found(directory: Path) -> None:
+def test_a_sync_that_is_left_out_is_found(machine: Machine, directory: Path) -> None:
     """Each of them but one or two is needed: without any, what was acknowledged is lost."""
     stage = Stage("a value is overwritten", "fsync")
     history = record(stage, directory / "disk")
     history.events[:] = [event for event in history.events if not isinstance(event, Sync)]
-    failures = Failures()
-    failures.examine(stage, directory, states(stage, history, FIRST))
-    assert any("and must hold" in failure for failure in failures.found)
+    examination = Examination(stage, machine, directory)
+    examination.examine(states(stage, history, FIRST))
+    assert any("and must hold" in failure for failure in examination.found)
 
 
-def test_a_write_that_is_acknowledged_too_early_is_found(directory: Path) -> None:
+def test_a_write_that_is_acknowledged_too_early_is_found(machine: Machine, directory: Path) -> None:
     stage = Stage("a value is overwritten", "fsync")
     history = record(stage, directory / "disk")
     history.events[:] = [
         Mark(event.begun, event.begun) if isinstance(event, Mark) else event for event in history.events
     ]
-    failures = Failures()
-    failures.examine(stage, directory, states(stage, history, FIRST))
-    assert any("and must hold" in failure for failure in failures.found)
+    examination = Examination(stage, machine, directory)
+    examination.examine(states(stage, history, FIRST))
+    assert any("and must hold" in failure for failure in examination.found)
 
 
 def saved(path: Path, how: str) -> None:
@@ -297,6 +313,7 @@ import os, sys
 from pathlib import Path
 sys.path[:0] = sys.argv[2:]
 from disk import History, Mark, Names
+from machine import Machine, forget
 from recording import Recorder
 from tools import find_tool
 from stories import Stage

@@ -1,0 +1,69 @@
+"""Power cuts as they are: a file system that loses all that it was not asked to keep, while writers work on a store.
+
+What a cut is, and what the writers do, stands in `power`, which runs as a program of its own. It needs root and loop
+devices. `EMPATHY_KV_CUTS` is how many cuts are made in all.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from conftest import PROFILE
+from power import FILE_SYSTEMS, UNABLE
+from tools import find_tool
+
+DURABILITIES: Final = ("fsync", "os")
+CUTS: Final = int(os.environ.get("EMPATHY_KV_CUTS") or {"fast": 12, "nightly": 600}.get(PROFILE, 60))
+
+
+def cut(file_system: str, durability: str, cuts: int, directory: Path) -> list[dict[str, Any]]:
+    """Return what was found after each of so many cuts."""
+    if sys.platform != "linux" or os.geteuid() != 0:
+        pytest.skip("a power cut needs Linux and root")
+    program = f"mkfs.{file_system.split()[0]}"
+    if find_tool(program) is None:
+        pytest.skip(f"no {program} here (scripts/test brings it where it can)")
+    here = Path(__file__).parent
+    mount = directory / "mount"
+    mount.mkdir()
+    seed = secrets.randbits(32)
+    result = subprocess.run(
+        [sys.executable, here / "power.py", file_system, durability, str(cuts), str(seed), mount],
+        capture_output=True,
+        text=True,
+        timeout=60 + 20 * cuts,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(here.parent.parent)},
+    )
+    if result.returncode == UNABLE:
+        pytest.skip(f"no power can be cut here: {result.stderr.strip()}")
+    assert result.returncode == 0, result.stderr
+    found = [json.loads(line) for line in result.stdout.splitlines()]
+    assert len(found) == cuts
+    assert not any(each["unsynced"] for each in found), "what was written at last, and never synced, is there"
+    return found
+
+
+@pytest.mark.parametrize("durability", DURABILITIES)
+@pytest.mark.parametrize("file_system", FILE_SYSTEMS)
+def test_a_store_outlives_a_power_cut(file_system: str, durability: str, tmp_path: Path) -> None:
+    cuts = -(-CUTS // (len(FILE_SYSTEMS) * len(DURABILITIES)))
+    found = cut(file_system, durability, cuts, tmp_path)
+    wrong = [f"cut {number}: {what}" for number, each in enumerate(found) for what in each["wrong"]]
+    if wrong:
+        pytest.fail(f"{len(wrong)} things are wrong after {cuts} cuts, the first:\n" + "\n".join(wrong[:5]), False)
+    assert sum(each["acknowledged"] for each in found) > cuts, "hardly anything was written"
+    assert sum(each["found"] for each in found) > 0
+
+
+def test_a_store_that_does_not_sync_does_not_outlive_one(tmp_path: Path) -> None:
+    """So these cuts are cuts, and what they take is seen."""
+    found = cut("ext4", "none", 8, tmp_path)
+    assert any("must be" in what for each in found for what in each["wrong"])
