@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from empathy_kv.collection import Collection
-from empathy_kv.errors import ArgumentError, ArgumentTypeError
+from empathy_kv.errors import ArgumentError, ArgumentTypeError, DamagedError
 from empathy_kv.kv.interface import KV
 from empathy_kv.kv.operations import number, text
 from empathy_kv.metrics import HISTORY, MetricsCollector
@@ -49,6 +49,17 @@ class Store:
     def collection(self, name: str, kind: type[T]) -> Collection[T]:
         """Return the documents of a class under a name. It needs not exist, and costs nothing."""
         return Collection(name, kind, kv=self.kv)
+
+    def checkpoint(self) -> None:
+        """Bring the JSON documents of a store on files up to date. It happens by itself; elsewhere nothing is to do."""
+        self.kv.checkpoint()
+
+    def check(self) -> list[DamagedError]:
+        """Read a whole store on files and return what is damaged or does not belong there, each with its `path`.
+
+        It changes nothing. Empty if all is well, and on engines that keep no files.
+        """
+        return self.kv.check()
 
     def close(self) -> None:
         """Give back what the store holds. Closing twice is no error; using it afterwards is a `ClosedError`."""

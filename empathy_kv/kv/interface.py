@@ -20,7 +20,7 @@ from typing import Any, ClassVar, Concatenate, Literal, ParamSpec, Self, TypeAli
 
 from attrs import frozen
 
-from empathy_kv.errors import EmpathyKVError, OutcomeUnknown
+from empathy_kv.errors import DamagedError, EmpathyKVError, OutcomeUnknown
 from empathy_kv.kv.operations import (
     TTL,
     Batch,
@@ -94,6 +94,19 @@ class KV(ABC):
     @abstractmethod
     def close(self) -> None:
         """Give back what the engine holds. Closing twice is no error; using it afterwards is a `ClosedError`."""
+
+    def checkpoint(self) -> None:  # noqa: B027 - most engines have nothing to do
+        """Bring everything that is committed to where it stays: on files, from the journals into the documents.
+
+        No write is lost without it. Nothing to do is no error.
+        """
+
+    def check(self) -> list[DamagedError]:
+        """Read the whole store and return what is damaged or does not belong there, each with its path.
+
+        It changes nothing, and damage is returned, not raised. Empty if all is well, and on engines that keep no files.
+        """
+        return []
 
     def commit(self, batch: Batch) -> list[Reply]:
         """Execute the batch, with a token of this writer if it writes and has none, and the engine needs one."""

@@ -86,7 +86,6 @@ class FilesKV(KV):
         return self._directory(named(namespace)).keys()
 
     def checkpoint(self) -> None:
-        """Bring the JSON documents of the whole store up to date. Nothing to do is no error."""
         used = {directory.path: directory for directory in list(self._directories.values())}
         for path in check.namespaces(self._base):
             directory = used.get(path)
@@ -100,10 +99,6 @@ class FilesKV(KV):
                     other.close(checkpoint=False)
 
     def check(self) -> list[DamagedError]:
-        """Read the whole store and return what is damaged, or stands where it does not belong, each with its path.
-
-        It changes nothing and raises nothing of it. Empty if all is well.
-        """
         with disk.translated(self._base):
             return list(check.check(self._base))
 
