@@ -50,6 +50,8 @@ GROUP: Final = 4 * 1024 * 1024
 """Bytes that are committed together at most."""
 
 _NONE: Final = -1
+_TRIES: Final = 8
+"""How often a read that takes several documents begins anew because of writers; then it has them wait."""
 
 
 def now() -> int:
@@ -107,31 +109,46 @@ class Directory:
     def read(self, batch: Batch) -> list[Reply]:
         """Execute a batch that writes nothing."""
         try:
-            with self._mutex:
-                if self._moved():
-                    self._refresh()
-                operations = batch.operations
-                if len(operations) == 1 and type(operations[0]) is Get and not batch.checks:
-                    # What the general way comes to, for what is asked most.
-                    entry = self._table.touched.get(operations[0].key)
-                    if type(entry) is Entry and type(entry.content) is bytes and entry.expires is None:
-                        return [entry.content]
-                return self._read(batch)
+            for _ in range(_TRIES):
+                with self._mutex:
+                    replies = self._read(batch)
+                if replies is not None:
+                    return replies
+            with self._lock.hold(), self._mutex:
+                replies = self._read(batch)
+            assert replies is not None  # noqa: S101 - nothing moves under the lock
+            return replies
         except OSError as error:
             raise disk.translate(error, self._path) from error
 
-    def _read(self, batch: Batch) -> list[Reply]:
-        while True:
-            loads = self._table.loads
-            try:
-                replies, _ = self._table.execute(batch, now(), None)
-            except DamagedError:
-                if not self._moved():
-                    raise
-            else:
-                if self._table.loads == loads or not self._moved():
-                    return replies
+    def _read(self, batch: Batch) -> list[Reply] | None:
+        """Answer from the table; None if documents were read that may be of a later moment than the rest."""
+        if self._moved():
             self._refresh()
+        table = self._table
+        operations = batch.operations
+        if len(operations) == 1 and type(operations[0]) is Get and not batch.checks:
+            # What the general way comes to, for what is asked most.
+            key = operations[0].key
+            entry = table.touched.get(key) or table.read.entries.get(key)
+            if type(entry) is Entry and type(entry.content) is bytes and entry.expires is None:
+                return [entry.content]
+        mark, loads = self._mark(), table.loads
+        try:
+            replies, _ = table.execute(batch, now(), None)
+        except DamagedError:
+            if self._mark() == mark:
+                raise
+            return None
+        return replies if table.loads == loads or self._mark() == mark else None
+
+    def _mark(self) -> tuple[int, int]:
+        """Return what changes when a batch is committed or a checkpoint done."""
+        if self._busy:
+            return (0, 0)  # Nobody else can write.
+        if self._descriptor == _NONE or self._ended:
+            return (sum(journal.numbers(self._journals)[-1:]), 0)
+        return (self._number, os.lseek(self._descriptor, 0, os.SEEK_END))
 
     def keys(self) -> Iterator[str]:
         """Yield the keys. What the journal touched is taken at once, the documents are read as the caller goes on."""
@@ -151,7 +168,9 @@ class Directory:
             return False  # Nobody else can write.
         if self._descriptor == _NONE:
             return bool(journal.numbers(self._journals))
-        return self._ended or os.lseek(self._descriptor, 0, os.SEEK_END) != self._offset
+        if self._ended:
+            return journal.numbers(self._journals)[-1:] != [self._number]
+        return os.lseek(self._descriptor, 0, os.SEEK_END) != self._offset
 
     def _refresh(self) -> None:
         """Bring the table up to what is committed."""
@@ -215,11 +234,14 @@ class Directory:
         newest = journal.numbers(self._journals)[-1:]
         if newest == [self._number]:
             return False
-        if newest != [self._number + 1]:
-            self._restart()
-            return True
-        self._table.carried({}, now())
-        self._open(newest[0])
+        try:
+            if newest == [self._number + 1]:
+                self._open(newest[0])
+                self._table.carried(now())
+                return True
+        except FileNotFoundError:
+            pass  # It has ended, too.
+        self._restart()
         return True
 
     def _take(self, size: int) -> bool:
@@ -355,7 +377,8 @@ class Directory:
         try:
             with self._mutex:
                 while self._queue:
-                    group.append(self._queue.popleft())
+                    group.append(self._queue[0])  # An interrupt must find it in one of the two.
+                    self._queue.popleft()
                     self._execute(group[-1], at, changes, frames)
                 data = frames[0] if len(frames) == 1 else b"".join(frames)
                 if data and self._durable:
@@ -373,8 +396,11 @@ class Directory:
                     self._offset += len(data)
                     self._busy = False
         except OSError as error:
+            lost = {change.token for change in changes}
             for commit in group:
-                commit.error = self._failed(error, commit)
+                # One that was refused, or had its replies from before, does not depend on this append.
+                if commit.error is None and commit.change is not None and commit.change.token in lost:
+                    commit.error = self._failed(error, commit.batch)
         except BaseException:
             # An interrupt: what was written of the frames, the next look at the journal will tell.
             with self._mutex:
@@ -439,14 +465,10 @@ class Directory:
         with contextlib.suppress(OSError):
             os.ftruncate(self._descriptor, self._offset)
 
-    def _failed(self, error: OSError, commit: Commit) -> BaseException:
+    def _failed(self, error: OSError, batch: Batch) -> EmpathyKVError:
         """Return what became of a batch whose frame was not written or synced."""
-        if commit.error is not None:
-            return commit.error  # It was refused before.
         if isinstance(error, _SyncError) and not error.known:
-            return OutcomeUnknown(
-                f"{error.strerror}: {self._journals} could not be made durable", token=commit.batch.token
-            )
+            return OutcomeUnknown(f"{error.strerror}: {self._journals} could not be made durable", token=batch.token)
         return disk.translate(error, self._journals)
 
     # Checkpoint
@@ -475,7 +497,7 @@ class Directory:
             if not self._keeper.acquire(wait=wait):
                 return
             try:
-                written: dict[str, tuple[Stamp, int]] = {}
+                written: dict[str, Stamp] = {}
                 self._document(written)
                 with self._lock.hold():
                     self._ready()
@@ -495,27 +517,26 @@ class Directory:
                 return
             if self._descriptor == _NONE:
                 self._table.revision = highest(self._path)
-                self._next({})
+                self._next()
             else:
                 self._turn()
 
-    def _turn(self, written: dict[str, tuple[Stamp, int]] | None = None) -> None:
+    def _turn(self, written: dict[str, Stamp] | None = None) -> None:
         """Write the documents that were not `written`, and begin the next journal. Both locks are held."""
-        written = {} if written is None else written
         self._busy = True
         try:
-            self._document(written)
-            self._next({key: size for key, (_, size) in written.items()})
+            self._document({} if written is None else written)
+            self._next()
         finally:
             self._busy = False
 
-    def _document(self, written: dict[str, tuple[Stamp, int]]) -> None:
+    def _document(self, written: dict[str, Stamp]) -> None:
         """Write the documents of what the journal touched, durably, but for those `written` in their present state."""
         with self._mutex:
             if self._moved():
                 self._refresh()
             table = self._table
-            keys = [key for key, entry in table.touched.items() if written.get(key, _NEVER)[0] != stamp(entry)]
+            keys = [key for key, entry in table.touched.items() if written.get(key) != stamp(entry)]
         if not keys:
             return
         few = disk.few(keys)
@@ -526,7 +547,7 @@ class Directory:
                 at = now()
                 encoded = [self._encoded(key, at) for key in keys[start : start + 64] if key in table.touched]
             for key, state, data in encoded:
-                written[key] = (state, len(data))
+                written[key] = state
                 path = table.path(key)
                 if not data:
                     gone.append(path)
@@ -564,7 +585,7 @@ class Directory:
             return False
         return True
 
-    def _next(self, sizes: dict[str, int]) -> None:
+    def _next(self) -> None:
         """End the journal and begin the next where the table stands. The documents are up to date."""
         number = self._number + 1
         self._table.forget(now())
@@ -578,8 +599,8 @@ class Directory:
         draft.rename(journal.place(self._journals, number))
         disk.sync_directory(self._journals)
         with self._mutex:
-            self._table.carried(sizes, now())
             self._open(number)
+            self._table.carried(now())
             self._booted = self._suspect = False
         self._sweep()
 
@@ -622,9 +643,6 @@ class _SyncError(OSError):
     def __init__(self, error: OSError, known: bool) -> None:
         super().__init__(error.errno, error.strerror, error.filename)
         self.known = known
-
-
-_NEVER: Final[tuple[None, int]] = (None, 0)
 
 
 def stamp(entry: Entry | Tombstone) -> Stamp:

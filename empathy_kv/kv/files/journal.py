@@ -103,7 +103,10 @@ class Line(msgspec.Struct, array_like=True):
 
     def replay(self) -> list[Operation]:
         """Return the operations."""
-        return [_CLASSES[item[0]](*item[1:]) for item in self.operations]
+        try:
+            return [_CLASSES[item[0]](*item[1:]) for item in self.operations]
+        except (KeyError, IndexError, TypeError) as error:
+            raise DamagedError(f"the journal holds an operation that is not known: {error}", path="") from error
 
     def kept(self) -> Slot:
         """Return what is remembered of the token."""

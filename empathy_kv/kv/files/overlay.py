@@ -48,16 +48,14 @@ class Read:
         self._total = 0
 
     def put(self, key: str, entry: Entry | None, size: int) -> None:
-        """Keep an entry whose document has so many bytes, and drop the oldest if there are too many."""
+        """Keep an entry of so many bytes, and drop the oldest others if there are too many."""
         self.drop(key)
         size += _PLACE
-        if size > KEPT // 4:
-            return
+        while self.entries and self._total + size > KEPT:
+            self.drop(next(iter(self.entries)))
         self.entries[key] = entry
         self._sizes[key] = size
         self._total += size
-        while self._total > KEPT:
-            self.drop(next(iter(self.entries)))
 
     def drop(self, key: str) -> None:
         """Forget a key."""
@@ -148,7 +146,7 @@ class Overlay(Table):
             raise DamagedError(f"{path} is damaged: it holds the key {true_key!r}, not {key!r}", path=str(path))
         self.loaded += len(data)
         self.revision = max(self.revision, entry.version)  # A sync that failed may leave a document ahead of it.
-        self.read.put(key, entry, len(data))
+        self.read.put(key, entry, weight(entry))
         return entry
 
     def _documents(self, touched: Container[str], sound: Container[Path]) -> Iterator[tuple[str, Entry]]:
@@ -208,11 +206,11 @@ class Overlay(Table):
                 return True
         return entry is not None and entry.version >= revision
 
-    def carried(self, sizes: dict[str, int], now: int) -> None:
-        """Go on with a new journal: documents of these sizes hold what the old one touched."""
+    def carried(self, now: int) -> None:
+        """Go on with a new journal: documents hold what the old one touched."""
         for key, entry in self.touched.items():
             if isinstance(entry, Entry) and not expired(entry, now):
-                self.read.put(key, entry, sizes.get(key, 0))
+                self.read.put(key, entry, weight(entry))
             else:
                 self.read.put(key, None, 0)
         self.touched.clear()
@@ -342,6 +340,16 @@ class Change:
             table.apply(self._batch.operations, self._at)
         if token is not None and self.slot is not None:
             table.remember(token, self._at, self.slot)
+
+
+def weight(entry: Entry) -> int:
+    """Return about how many bytes an entry has."""
+    content = entry.content
+    if isinstance(content, bytes):
+        return len(content)
+    if isinstance(content, SortedSet):
+        return 64 * len(content) + sum(map(len, content.scores))
+    return sum(64 + len(field) + len(value) for field, value in content.items())
 
 
 def highest(path: Path) -> int:
