@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 from forks import Forks
-from scenarios import PROFILE, SCENARIOS, Stage
+from scenarios import PROFILE, SCENARIOS
+from stage import Stage
 
 
 @pytest.fixture(scope="session")

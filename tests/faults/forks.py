@@ -25,7 +25,7 @@ _SET_TRACER: Final = 0x59616D61  # PR_SET_PTRACER of linux/prctl.h; -1 is any pr
 
 @frozen
 class Ended:
-    """How a child ended: its exit status (negative: the signal), what it said before, and the traceback if it raised."""
+    """How a child ended: its exit status (negative: the signal), what it said before, its traceback if it raised."""
 
     status: int
     said: list[Any]
@@ -76,7 +76,9 @@ def serve() -> None:
         answers.flush()
 
 
-def _forked(function: Callable[..., None], arguments: tuple[Any, ...], seconds: float, tracer: tuple[str, ...]) -> Ended:
+def _forked(
+    function: Callable[..., None], arguments: tuple[Any, ...], seconds: float, tracer: tuple[str, ...]
+) -> Ended:
     heard, tell = os.pipe()
     child = os.fork()
     if child == 0:
@@ -100,7 +102,7 @@ def _work(function: Callable[..., None], arguments: tuple[Any, ...], seconds: fl
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         function(say, *arguments)
-    except BaseException:
+    except BaseException:  # noqa: BLE001 - it is told to whoever asked
         say(traceback.format_exc())
         os._exit(1)
     os._exit(0)  # Without a word to anything that is still open: a process that is killed says none either.

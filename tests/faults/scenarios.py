@@ -1,32 +1,22 @@
-"""What is done to a store while it is hit by faults, and what is looked at afterwards.
+"""What is done to a store while faults hit it: a `Scenario` is an old state and steps, as data.
 
-A `Scenario` is data: an old state, and steps. A `Stage` is a scenario with one durability, with its old state on the
-disk, ready to be copied for every point, and with what a run without a fault gives. The functions that take `say` run
-in children (`forks.py`). The disk is a black box to all of them: they know the public methods alone.
+A `Home` is an open store of some kind, to which any step can be done. It knows the public methods alone: what stands on
+the disk is a black box to these tests.
 """
 
 from __future__ import annotations
 
-import errno
 import os
-import shutil
-import sys
 import time
-import traceback
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
-from attrs import Factory, define, frozen
-from calls import Call, Calls, Fault, record
-from forks import Ended, Forks
+from attrs import frozen
 
-from empathy_kv.errors import ClosedError, NotApplied, OutcomeUnknown, StorageError
-from empathy_kv.kv.files import FilesKV
+from empathy_kv.kv.files import FilesKV, directory
 from empathy_kv.kv.interface import Namespace
 from empathy_kv.kv.operations import (
     Delete,
@@ -46,12 +36,10 @@ from empathy_kv.kv.operations import (
 from empathy_kv.records import CollaborationState
 from empathy_kv.states import StateManager
 
-Say: TypeAlias = Callable[[Any], None]
 State: TypeAlias = dict[str, Any]
 """What a store holds, key by key; a key that is absent is not in it."""
 
 PROFILE: Final = os.environ.get("EMPATHY_KV_PROFILE") or "default"
-
 PATIENCE: Final = 1.0
 """Seconds that a store may take until it has opened, and that a writer waits for the lock."""
 
@@ -124,7 +112,7 @@ class Home(ABC):
 
 
 NAMESPACE: Final = ("jobs",)
-_ISSUED: Final = time.time_ns() // 1_000_000
+ISSUED: Final = time.time_ns() // 1_000_000
 
 _READS: Final[tuple[Operation, ...]] = (
     *(Get(key) for key in ("v1", "v2", "v3", "v4", "Key: with / all ~ of it", "n", "after")),
@@ -174,7 +162,7 @@ class KeyValueHome(Home):
     @staticmethod
     def _token(number: int) -> Token:
         # A slot for each: in one, a later write would take the place of what `settle` looks for.
-        return Token(NAMESPACE, "0123456789abcdef", number, 1, _ISSUED)
+        return Token(NAMESPACE, "0123456789abcdef", number, 1, ISSUED)
 
     def finish(self) -> None:
         self._namespace.set("after", b"written")
@@ -182,6 +170,15 @@ class KeyValueHome(Home):
             raise AssertionError("what was written at last is not there")
         self._kv.checkpoint()
         self._kv.close()
+
+
+class EagerHome(KeyValueHome):
+    """The same, but a checkpoint follows every write."""
+
+    def __init__(self, place: Path, durability: Any) -> None:
+        super().__init__(place, durability)
+        assert isinstance(directory.CHECKPOINT, int)
+        directory.CHECKPOINT = 0  # type: ignore[misc]  # in this process, which is a child
 
 
 class FlatHome(Home):
@@ -212,6 +209,29 @@ class FlatHome(Home):
     def finish(self) -> None:
         self._states.save_state("after", CollaborationState("after", created_at=self._CREATED))
         self._states.load_state("after")
+
+
+class NaiveHome(Home):
+    """A directory of values that are written over the old ones. The tests must find it out."""
+
+    def __init__(self, place: Path, _: object) -> None:
+        self._place = place
+        place.mkdir(exist_ok=True)
+
+    def read(self) -> State:
+        return {path.name: path.read_bytes() for path in self._place.iterdir()}
+
+    def take(self, step: Step, token: int) -> None:
+        if isinstance(step, Write):
+            for operation in step.operations:
+                assert isinstance(operation, Set)
+                (self._place / operation.key).write_bytes(operation.value)
+
+    def settle(self, token: int) -> bool | None:
+        return None
+
+    def finish(self) -> None:
+        (self._place / "after").write_bytes(b"written")
 
 
 # Scenarios
@@ -282,9 +302,10 @@ SCENARIOS: Final = (
         _JOURNAL,
     ),
     Scenario("compaction", (Checkpoint(), Write((Delete("v1"),)), Checkpoint(), _COUNT), _DOCUMENTS, _JOURNAL),
-    Scenario("close", (_TEN, Close()), _DOCUMENTS, _JOURNAL),
+    Scenario("grown", (_COUNT, Write((Delete("v1"),))), _DOCUMENTS, _JOURNAL, kind=EagerHome),
+    Scenario("close", (_COUNT, Close()), _DOCUMENTS, _JOURNAL),
     Scenario("reopen", (Look(), _COUNT), _DOCUMENTS, _JOURNAL, cold=True),
-    Scenario("create", (Look(), _TEN, Close()), cold=True),
+    Scenario("create", (Look(), _COUNT, _COUNT), cold=True),
     Scenario(
         "save_state",
         (Save("alice", 0.9), Save("Bob / b", 0.2), Remove("alice"), Remove("alice")),
@@ -293,279 +314,9 @@ SCENARIOS: Final = (
     ),
 )
 
-# In children
-
-
-def arrange(say: Say, scenario: Scenario, place: Path) -> None:
-    """Write the old state: documents that were closed, and what was written after that and never closed."""
-    for first, steps in ((1000, (*scenario.documents, Close())), (2000, scenario.journal)):
-        home = scenario.kind(place, "os")
-        for number, step in enumerate(steps, first):
-            home.take(step, number)
-
-
-def walk(say: Say, scenario: Scenario, place: Path, durability: str, until: int) -> None:
-    """Take so many of the steps without a fault, close, and say what the store holds then."""
-    home = scenario.kind(place, durability)
-    for number, step in enumerate(scenario.steps[:until]):
-        home.take(step, number)
-    home.take(Close(), until)
-    say(scenario.kind(place, durability).read())
-
-
-@contextmanager
-def _watched(scenario: Scenario, place: Path, durability: str, fault: Fault) -> Iterator[tuple[Home, Calls]]:
-    # The clock stands still, so that a disk that would be the same but for a time is the same, and looked at once.
-    with Calls(place) as calls:
-        time.time_ns = lambda: _ISSUED * 1_000_000
-        home = scenario.kind(place, durability)
-        if not scenario.cold:
-            home.read()
-        with calls.under(fault):
-            yield home, calls
-
-
-def perform(say: Say, scenario: Scenario, place: Path, durability: str, fault: Fault) -> None:
-    """Take the steps under the fault. Say the number of each that returned, and at last which calls were made."""
-    with _watched(scenario, place, durability, fault) as (home, calls):
-        for number, step in enumerate(scenario.steps):
-            home.take(step, number)
-            say(number)
-    say(calls.made)
-    os._exit(0)  # Before the store is let go, whose descriptors would be closed then.
-
-
-def plain(say: Say, scenario: Scenario, place: Path, durability: str) -> None:
-    """Take the steps, with nothing in between; for strace. Say the number of each that returned."""
-    home = scenario.kind(place, durability)
-    for number, step in enumerate(scenario.steps):
-        home.take(step, number)
-        say(number)
-    os._exit(0)
-
-
-@frozen
-class Failure:
-    """How a step failed."""
-
-    number: int
-    kind: str
-    typed: bool
-    closed: bool
-    unknown: bool
-    errno: int | None
-    text: str
-
-    @classmethod
-    def of(cls, number: int, error: BaseException) -> Failure:
-        """Take from an error what is to be judged."""
-        return cls(
-            number,
-            type(error).__name__,
-            isinstance(error, (StorageError, OutcomeUnknown)),
-            isinstance(error, ClosedError),
-            not isinstance(error, NotApplied),
-            getattr(error, "errno", None),
-            "".join(traceback.format_exception(error)),
-        )
-
-
-@define
-class Endured:
-    """What a process saw that met a fault and went on."""
-
-    returned: dict[int, list[Call]] = Factory(dict)
-    """The steps that returned, each with the calls that failed meanwhile."""
-    failure: Failure | None = None
-    during: State | Failure | None = None
-    """What was read straight after the failure, while the fault lasted."""
-    read_met: list[Call] = Factory(list)
-    """The calls that failed while that was read."""
-    after: State | None = None
-    """What was read when the fault was over."""
-    settled: bool | None = None
-    last: State | None = None
-    """What was read when all steps had been taken after all."""
-    closed_twice: int = 0
-    """How often a descriptor was closed that was not open: another file may have had its number by then."""
-
-
-def endure(say: Say, scenario: Scenario, old: Path, place: Path, durability: str, faults: Sequence[Fault]) -> None:
-    """For each fault, take the steps under it until one fails; then read, let it end, read, and take what is left.
-
-    What is on the disk straight after the failure goes to `place/failed/<number of the fault>`, and what is there at
-    last is in `place/last/<number of the fault>`.
-    """
-    for number, fault in enumerate(faults):
-        last = place / "last" / str(number)
-        shutil.copytree(old, last)
-        say(_endured(scenario, last, place / "failed" / str(number), durability, fault))
-
-
-def _endured(scenario: Scenario, place: Path, copy: Path, durability: str, fault: Fault) -> Endured:
-    seen = Endured()
-
-    def unraisable(ignored: Any) -> None:  # What a destructor raises goes nowhere else.
-        seen.closed_twice += getattr(ignored.exc_value, "errno", None) == errno.EBADF
-
-    sys.unraisablehook = unraisable
-    with _watched(scenario, place, durability, fault) as (home, _):
-        for number, step in enumerate(scenario.steps):
-            met = len(fault.met)
-            try:
-                home.take(step, number)
-            except (Exception, KeyboardInterrupt) as error:
-                seen.failure = Failure.of(number, error)
-                break
-            seen.returned[number] = fault.met[met:]
-        if seen.failure is not None:
-            met = len(fault.met)
-            try:
-                seen.during = home.read()
-            except Exception as error:
-                seen.during = Failure.of(number, error)
-            seen.read_met = fault.met[met:]
-    if seen.failure is not None:
-        shutil.copytree(place, copy)
-        failed = scenario.steps[number]
-        if isinstance(failed, Close):
-            home.take(failed, number)
-            home = scenario.kind(place, durability)
-        seen.after = home.read()
-        if isinstance(failed, Write):
-            seen.settled = home.settle(number)
-        if not seen.settled and not isinstance(failed, Close):
-            home.take(failed, 100 + number)
-        for later in range(number + 1, len(scenario.steps)):
-            home.take(scenario.steps[later], later)
-    if isinstance(scenario.steps[-1], Close):
-        home = scenario.kind(place, durability)
-    seen.last = home.read()
-    return seen
-
-
-@frozen
-class Found:
-    """What a fresh process finds on the disk."""
-
-    state: State
-    seconds: float
-    """How long opening and reading took."""
-    settled: list[bool | None]
-    """For each step, whether its write was applied; None if it cannot be known."""
-    settled_state: State
-    last: State
-    """What there is after one more write, and a close."""
-    files: list[str]
-
-
-def inspect(say: Say, scenario: Scenario, place: Path, durability: str) -> None:
-    """Open what is there, read, settle all tokens, write, close, and say what was found."""
-    start = time.monotonic()
-    home = scenario.kind(place, durability)
-    state = home.read()
-    seconds = time.monotonic() - start
-    settled = [home.settle(number) if isinstance(step, Write) else None for number, step in enumerate(scenario.steps)]
-    settled_state = home.read()
-    home.finish()
-    last = scenario.kind(place, durability).read()
-    last.pop("after")
-    files = [str(path.relative_to(place)) for path in _below(place)]
-    say(Found(state, seconds, settled, settled_state, last, files))
-
-
-# Around the children
-
-
-@frozen
-class Outcome:
-    """What came of one fault: what the process saw that met it, or how it ended if it could not go on.
-
-    And what fresh processes find: straight after the failure if there was one, and at last.
-    """
-
-    fault: Fault
-    seen: Endured | Ended
-    failed: Ended | None = None
-    last: Ended | None = None
-
-
-class Stage:
-    """A scenario with one durability: `states[n]` and `files[n]` are those after n of its steps without a fault."""
-
-    def __init__(self, forks: Forks, directory: Path, scenario: Scenario, durability: str) -> None:
-        self._forks = forks
-        self._directory = directory.resolve()
-        self._directory.mkdir()
-        self.scenario = scenario
-        self.durability = durability
-        self._found: dict[tuple[tuple[str, bytes | bool], ...], Ended] = {}
-        self._run(arrange, self._old)
-        self._old.mkdir(exist_ok=True)
-        self.states: list[State] = []
-        self.files: list[list[str]] = []
-        for number in range(len(scenario.steps) + 1):
-            self.states += self._run(walk, self.new(), durability, number).said
-            self.files.append(self.inspected(self.now).said[0].files)
-        self.calls: list[Call] = self._run(perform, self.new(), durability, record()).said[-1]
-
-    @property
-    def _old(self) -> Path:
-        return self._directory / "old"
-
-    @property
-    def now(self) -> Path:
-        """The directory that is made anew for every point."""
-        return self._directory / "now"
-
-    def _run(self, function: Callable[..., None], *arguments: Any) -> Ended:
-        ended = self._forks.run(function, self.scenario, *arguments)
-        if ended.status != 0:
-            raise AssertionError(f"{self.scenario.name} without a fault: status {ended.status}\n{ended.error}")
-        return ended
-
-    def new(self) -> Path:
-        """Return the directory with the old state in it anew."""
-        self._clear()
-        shutil.copytree(self._old, self.now)
-        return self.now
-
-    def _clear(self) -> None:
-        shutil.rmtree(self.now, ignore_errors=True)
-
-    def performed(self, fault: Fault) -> Ended:
-        """Take the steps on the old state under a fault, and leave behind what there is then."""
-        return self._forks.run(perform, self.scenario, self.new(), self.durability, fault)
-
-    def traced(self, tracer: Sequence[str]) -> Ended:
-        """Take the steps on the old state under strace alone."""
-        return self._forks.run(plain, self.scenario, self.new(), self.durability, tracer=tracer)
-
-    def endured(self, faults: Sequence[Fault]) -> Iterator[Outcome]:
-        """Take the steps on the old state under each fault, in one process that goes on."""
-        while faults:
-            self._clear()
-            ended = self._forks.run(endure, self.scenario, self._old, self.now, self.durability, faults)
-            for number, seen in enumerate(ended.said):
-                failed = None if seen.failure is None else self.inspected(self.now / "failed" / str(number))
-                yield Outcome(faults[number], seen, failed, self.inspected(self.now / "last" / str(number)))
-            if ended.status != 0:
-                yield Outcome(faults[len(ended.said)], ended)
-            faults = faults[len(ended.said) + 1 :]
-
-    def call(self, fault: Fault) -> str:
-        """Say where a fault strikes, and how."""
-        assert fault.number is not None
-        return f"{self.calls[fault.number - 1]}, {fault}"
-
-    def inspected(self, place: Path | None = None) -> Ended:
-        """Look at what was left behind, in a fresh process. Files that were looked at before, byte for byte, are not."""
-        place = place or self.now
-        content = tuple((str(path.relative_to(place)), path.is_file() and path.read_bytes()) for path in _below(place))
-        if content not in self._found:
-            self._found[content] = self._forks.run(inspect, self.scenario, place, self.durability)
-        return self._found[content]
-
-
-def _below(place: Path) -> list[Path]:
-    return sorted(place.rglob("*"))
+NAIVE: Final = Scenario(
+    "naive",
+    (Write((Set("v1", b"a longer one"), Set("v2", b"two"))),),
+    (Write((Set("v1", b"one"),)),),
+    kind=NaiveHome,
+)

@@ -75,9 +75,9 @@ def tracer(log: Path, *options: str) -> list[str]:
     return [path, "-f", "-y", "-s0", "-o", str(log), *(options or ["--trace=%file,%desc"])]
 
 
-def kill_before(call: Traced, log: Path) -> list[str]:
-    """The command line of a strace that kills the process when it begins this call."""
-    return tracer(log, f"--trace={call.system_call}", f"--inject={call.system_call}:signal=SIGKILL:when={call.number}")
+def injector(log: Path, call: Traced, fault: str) -> list[str]:
+    """The command line of a strace that puts a fault in the place of a call: `signal=SIGKILL`, `error=ENOSPC`."""
+    return tracer(log, f"--trace={call.system_call}", f"--inject={call.system_call}:{fault}:when={call.number}")
 
 
 def calls(log: Path, directory: Path) -> list[Traced]:

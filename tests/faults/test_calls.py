@@ -11,12 +11,13 @@ import pytest
 from attrs import evolve
 from calls import LOOKS, Call, Calls, Fault, fail_at, kill_at, record, short_at
 from forks import Forks
-from scenarios import SCENARIOS, Say, Stage, perform, plain
+from scenarios import SCENARIOS
+from stage import Say, Stage, perform, plain
 from strace import calls, find_strace, tracer
 
 
 def save(say: Say, place: Path, fault: Fault) -> None:
-    """Save as nobody should: over the old value. Say how many bytes were written or why not, and which calls it took."""
+    """Save as nobody should: over the old value. Say how many bytes were written or why not, and the calls."""
     with Calls(place) as layer, layer.under(fault):
         try:
             with open(place / "file", "wb", buffering=0) as file:
@@ -66,7 +67,9 @@ def test_files_elsewhere_are_not_seen(tmp_path: Path) -> None:
     ("name", "part", "left"),
     [("open", None, b"old value"), ("write", None, b""), ("write", 0.5, b"new "), ("close", None, b"new value")],
 )
-def test_a_kill_leaves_what_was_done_until_then(saved: Callable[..., object], name: str, part: float, left: bytes) -> None:
+def test_a_kill_leaves_what_was_done_until_then(
+    saved: Callable[..., object], name: str, part: float, left: bytes
+) -> None:
     said = [9] if name == "close" else []
     assert saved(name, lambda number: kill_at(number, part=part)) == (-signal.SIGKILL, said, left)
 

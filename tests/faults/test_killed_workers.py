@@ -16,7 +16,8 @@ from typing import Final, Literal, NoReturn
 import pytest
 from attrs import Factory, define
 from forks import Forks
-from scenarios import PROFILE, Say
+from scenarios import PROFILE
+from stage import Say
 
 from empathy_kv.kv.files import FilesKV
 from empathy_kv.kv.operations import Get, HGet, HGetAll, HIncrBy, IncrBy
@@ -102,7 +103,7 @@ class Crowd:
         try:
             with FilesKV(self._place, durability=self._durability, timeout=30.0) as kv:
                 member.work(kv, say, member.left)
-        except BaseException:
+        except BaseException:  # noqa: BLE001 - whatever it is, the crowd fails
             traceback.print_exc()
             os._exit(1)
         os._exit(0)
