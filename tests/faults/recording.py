@@ -104,7 +104,8 @@ class Recorder:
             patch.setattr(builtins, "open", opened)
             # What was looked up before would pass by.
             forget()
-            patch.setattr(ctypes.CDLL, "__getattr__", functools.partialmethod(self._function, ctypes.CDLL.__getattr__))
+            found = ctypes.CDLL.__getattr__
+            patch.setattr(ctypes.CDLL, "__getattr__", lambda library, name: self._function(name, found(library, name)))
             yield
         forget()
         assert self.history.tree() == read_tree(self._root), "something was changed past the recorder"
@@ -243,15 +244,9 @@ class Recorder:
         if place is not None:
             self._new(place, os.stat(path, dir_fd=dir_fd))
 
-    def _function(self, library: Any, real: Callable[..., Any], name: str) -> Any:
-        function = real(library, name)
-        if name != "syncfs":
-            return function
-
-        def syncfs(descriptor: int) -> Any:
-            return self._call(self._sync_system, function, descriptor)
-
-        return syncfs
+    def _function(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Stand in front of the one call of the C library that `os` does not have."""
+        return functools.partial(self._call, self._sync_system, function) if name == "syncfs" else function
 
     def _sync_system(self, real: Callable[..., int], descriptor: int) -> int:
         result = real(descriptor)

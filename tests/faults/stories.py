@@ -253,12 +253,17 @@ def checkpoint(kv: KV) -> None:
         kv.checkpoint()
 
 
+class Hang(BaseException):
+    """A store that is not done in time. No `Exception`, so that the store does not take it for one of its own."""
+
+
 @contextlib.contextmanager
 def within(seconds: float) -> Iterator[None]:
-    """Raise `TimeoutError` if the block takes longer: a store that hangs is no store."""
+    """Raise `Hang` if the block takes longer."""
 
     def late(signum: int, frame: FrameType | None) -> None:
-        raise TimeoutError(f"not done after {seconds:g} s")
+        where = "" if frame is None else f" in {frame.f_code.co_name}, {Path(frame.f_code.co_filename).name}"
+        raise Hang(f"not done after {seconds:g} s{where}")
 
     before = signal.signal(signal.SIGALRM, late)
     signal.setitimer(signal.ITIMER_REAL, seconds)
