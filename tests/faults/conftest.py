@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -42,3 +43,15 @@ def staged(forks: Forks, memory: Path) -> Callable[[str, str], Stage]:
         return stages[name, durability]
 
     return stage
+
+
+@pytest.fixture
+def ram(tmp_path: Path) -> Iterator[Path]:
+    """An empty directory in memory where there is one: thousands of stores are made in it, and none has to last."""
+    shared_memory = Path("/dev/shm")
+    if not shared_memory.is_dir():
+        yield tmp_path
+        return
+    path = Path(tempfile.mkdtemp(dir=shared_memory, prefix="empathy-kv-"))
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
