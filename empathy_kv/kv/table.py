@@ -298,11 +298,10 @@ class Table(Writers):
         if len(batch.operations) == 1 and not batch.checks:
             # What the general way comes to, for what is done most.
             operation: Any = batch.operations[0]
-            needed = operation.kind
-            if needed is None:
+            if type(operation) in _BLIND:
                 return
             entry = self.live(operation.key, now)
-            if entry is not None and entry.kind != needed:
+            if entry is not None and operation.kind is not None and entry.kind != operation.kind:
                 raise wrong_type(operation, entry.kind)
             if type(operation) in _COUNTING:
                 self._foresee(operation, {}, {}, now)
@@ -314,13 +313,12 @@ class Table(Writers):
         foreseen: dict[str, Foreseen] = {}
         for operation in operations:
             key = operation.key
-            needed = operation.kind
-            if needed is not None:
+            if type(operation) not in _BLIND:
                 if key not in kinds:
                     entry = self.live(key, now)
                     kinds[key] = None if entry is None else entry.kind
                 kind = kinds[key]
-                if kind is not None and kind != needed:
+                if kind is not None and operation.kind is not None and kind != operation.kind:
                     raise wrong_type(operation, kind)
             if operation.writes:
                 self._foresee(operation, kinds, foreseen, now)
@@ -664,6 +662,8 @@ def _score(item: tuple[float, bytes]) -> float:
     return item[0]
 
 
+_BLIND: Final = frozenset((Set, Delete))
+"""Operations that need not know what the key holds."""
 _COUNTING: Final = frozenset((IncrBy, HIncrBy, ZAppend))
 """Operations that may leave the range of numbers."""
 

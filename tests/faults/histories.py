@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -154,7 +155,7 @@ def write_history(root: Path) -> History:
         with opened(root) as kv:
             for operations in steps:
                 number += 1
-                token = Token(SPACE, "0123456789abcdef", 1, number, 2**52)
+                token = Token(SPACE, "0123456789abcdef", 1, number, time.time_ns() // 1_000_000)
                 moments.append(_moment(root, kv, Batch(SPACE, operations, token=token)))
             if len(history.moments) == 0:
                 kv.namespace(*NEIGHBOUR).set("k", NEIGHBOURS)

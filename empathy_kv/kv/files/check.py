@@ -13,6 +13,7 @@ from empathy_kv.errors import DamagedError
 from empathy_kv.kv.files import disk, documents, journal
 from empathy_kv.kv.files.names import name
 from empathy_kv.kv.files.overlay import Overlay
+from empathy_kv.kv.table import Entry
 
 _DAMAGED: Final = re.compile(r".+\.json\.damaged-[0-9]+")
 
@@ -43,7 +44,7 @@ def check(base: Path) -> Iterator[DamagedError]:
 def _namespace(path: Path) -> Iterator[DamagedError]:
     overlay = Overlay(path)
     yield from _journals(path / "journal", overlay)
-    replaced = {overlay.path(key) for key in overlay.replaced}
+    becoming = {overlay.path(key): key for key in overlay.replaced}
     for file in sorted(path.iterdir()):
         if file.name in ("journal", "lock"):
             continue
@@ -51,13 +52,18 @@ def _namespace(path: Path) -> Iterator[DamagedError]:
             yield DamagedError(f"{file} was found damaged and kept aside", path=str(file))
         elif not file.name.endswith(".json") or file.name.startswith("."):
             yield foreign(file)
-        elif file not in replaced:  # Else the journal has it, and what a crash left of the document is no damage.
-            yield from _document(file)
+        else:
+            entry = overlay.touched.get(becoming.get(file, ""))
+            key = becoming.get(file, "")
+            yield from _document(file, documents.encode(key, entry) if isinstance(entry, Entry) else b"")
 
 
-def _document(file: Path) -> Iterator[DamagedError]:
+def _document(file: Path, becomes: bytes) -> Iterator[DamagedError]:
     try:
-        key, _ = documents.decode(disk.load(file), str(file))
+        data = disk.load(file)
+        if documents.left(data, becomes):
+            return
+        key, _ = documents.decode(data, str(file))
         if f"{name(key)}.json" != file.name:
             yield DamagedError(f"{file} is damaged: it holds the key {key!r}", path=str(file))
     except FileNotFoundError:
@@ -78,7 +84,7 @@ def _journals(directory: Path, overlay: Overlay) -> Iterator[DamagedError]:
     for number in journal.numbers(directory)[-1:]:
         path = journal.place(directory, number)
         try:
-            descriptor = disk.opened(path, create=False)
+            descriptor, _ = disk.opened(path)
             try:
                 head, begin = journal.begin(descriptor, str(path))
                 data = journal.load(descriptor, begin, os.lseek(descriptor, 0, os.SEEK_END) - begin)

@@ -101,7 +101,8 @@ class Directory:
         self._descriptor = _NONE
         self._table = Overlay(self._path)
         self._number = 0
-        self._offset = self._began = 0
+        self._offset = self._began = self._revision = 0
+        self._refusal: OSError | None = None
         self._ended = self._cut = self._booted = self._lenient = False
 
     # Reading
@@ -211,7 +212,7 @@ class Directory:
 
     def _open(self, number: int) -> None:
         path = journal.place(self._journals, number)
-        descriptor = disk.opened(path)
+        descriptor, refusal = disk.opened(path)
         try:
             if os.fstat(descriptor).st_nlink > 1:
                 raise DamagedError(f"{path} has another name: it is a hard link", path=str(path))
@@ -221,12 +222,12 @@ class Directory:
             raise
         if self._descriptor != _NONE:
             os.close(self._descriptor)
-        self._descriptor, self._number = descriptor, number
+        self._descriptor, self._refusal, self._number = descriptor, refusal, number
         self._offset = self._began = end
         self._ended = self._cut = False
         self._booted = head.boot != disk.boot()
         self._lenient = self._booted or not head.boot
-        self._table.revision = head.revision
+        self._table.revision = self._revision = head.revision
         self._table.sessions = head.restored()
 
     def _follow(self) -> bool:
@@ -259,7 +260,11 @@ class Directory:
                 time.sleep(pause)
                 size = os.lseek(self._descriptor, 0, os.SEEK_END)
         for payload, end in part.payloads:
-            self._table.replay(journal.read(payload, path))
+            line = journal.read(payload, path)
+            if line.revision != self._revision + bool(line.operations):
+                raise DamagedError(f"{path} is damaged: a batch is missing or in the wrong place", path=path)
+            self._table.replay(line)
+            self._revision = line.revision
             self._offset = end
         self._cut = part.cut
         if part.ended:
@@ -275,7 +280,6 @@ class Directory:
             if self._descriptor == _NONE:
                 self._guard()
                 disk.make(self._journals)
-            self._wrote = True
             if not self._durable and batch.token is None and not isinstance(batch.operations[0], Settle):
                 return self._apply(batch)
             return self._share(batch)
@@ -296,12 +300,18 @@ class Directory:
                         table.admit(batch, at)
                         data = journal.line(table.revision + 1, at, False, batch, None)
                         self._append(data, ())
+                        self._wrote = True
                         try:
                             table.revision += 1
                             replies = table.apply(batch.operations, at)
                             self._offset += len(data)
-                        except BaseException:
+                            self._revision = table.revision
+                        except BaseException as error:
                             self._restart()  # The journal knows.
+                            if isinstance(error, Exception):
+                                raise OutcomeUnknown(
+                                    f"the batch is committed; its replies are lost: {error}"
+                                ) from error
                             raise
                         return replies
             finally:
@@ -360,6 +370,8 @@ class Directory:
                     self._restart()  # Somebody removed it; a checkpoint says so by an end.
                 if status.st_nlink == 0 or status.st_size != self._offset or self._ended:
                     self._refresh()
+            if self._refusal is not None:
+                raise self._refusal
             if self._cut and not self._booted:
                 os.ftruncate(self._descriptor, self._offset)
                 self._cut = False
@@ -387,14 +399,12 @@ class Directory:
                 elif data:
                     self._append(data, changes)
                     self._offset += len(data)
+                    self._revision = self._table.revision
             if data and self._durable:
                 self._append(data, ())
                 self._sync()
                 with self._mutex:
-                    for change in changes:
-                        change.redo()
-                    self._offset += len(data)
-                    self._busy = False
+                    self._redo(changes, len(data))
         except OSError as error:
             lost = {change.token for change in changes}
             for commit in group:
@@ -414,6 +424,17 @@ class Directory:
                 change.end()
             for commit in group:
                 commit.done = True
+
+    def _redo(self, changes: Sequence[Change], size: int) -> None:
+        try:
+            for change in changes:
+                change.redo()
+            self._offset += size
+            self._revision = self._table.revision
+        except Exception:  # noqa: BLE001 - it is committed, and the replies are known: the journal has the rest
+            self._restart()
+        self._wrote = True
+        self._busy = False
 
     def _execute(self, commit: Commit, at: int, changes: list[Change], frames: list[bytes]) -> None:
         batch = commit.batch
@@ -657,13 +678,10 @@ def undo(changes: Sequence[Change]) -> None:
 
 
 def set_aside(path: Path, becomes: bytes) -> None:
-    """Keep a document that is no sound one under another name.
-
-    One that was cut short while it was being written, or of which nothing reached the disk, is what a crash leaves.
-    """
+    """Keep a document that is no sound one under another name, unless a crash left it on its way to what it becomes."""
     try:
         data = disk.load(path)
-        if becomes.startswith(data) or not any(data):
+        if documents.left(data, becomes):
             return
         documents.decode(data, str(path))
     except FileNotFoundError:

@@ -41,16 +41,17 @@ def translated(path: Path) -> Iterator[None]:
 
 def translate(error: OSError, path: Path) -> StorageError:
     """Return our error for one of the operating system."""
-    place = str(error.filename or path)
+    place = str(error.filename2 or error.filename or path)
     kind = StoragePermissionError if isinstance(error, PermissionError) else StorageError
     return kind(f"{error.strerror}: {place}", errno=error.errno, path=place)
 
 
-def opened(path: Path, *, create: bool = False) -> int:
-    """Open a regular file to append to it; one that may only be read is opened for that.
+def opened(path: Path, *, create: bool = False) -> tuple[int, OSError | None]:
+    """Open a regular file to append to it; one that may only be read is opened for that, and the refusal returned.
 
     Raises `DamagedError` if it is something else.
     """
+    refusal = None
     try:
         descriptor = _open(path, _WRITE | (os.O_CREAT if create else 0))
     except OSError as error:
@@ -60,7 +61,8 @@ def opened(path: Path, *, create: bool = False) -> int:
             descriptor = _open(path, _READ)
         except FileNotFoundError:
             raise error from None
-    return regular(descriptor, path)
+        refusal = error
+    return regular(descriptor, path), refusal
 
 
 def load(path: Path) -> bytes:

@@ -110,3 +110,11 @@ def decode(data: bytes, path: str) -> tuple[str, Entry]:
     except (msgspec.DecodeError, ValueError) as error:
         raise DamagedError(f"{path} is damaged: {error}", path=path) from error
     return document.key, Entry(content, document.version, document.expires)
+
+
+def left(data: bytes, becomes: bytes) -> bool:
+    """Return whether a crash may have left `data` of a document that is made from nothing by the journal.
+
+    It was cut short while it was being written, or nothing of it reached the disk.
+    """
+    return bool(becomes) and (becomes.startswith(data) or not any(data))

@@ -86,8 +86,11 @@ class FilesKV(KV):
         return self._directory(named(namespace)).keys()
 
     def checkpoint(self) -> None:
+        self._require_open()
         used = {directory.path: directory for directory in list(self._directories.values())}
-        for path in check.namespaces(self._base):
+        with disk.translated(self._base):
+            paths = check.namespaces(self._base)
+        for path in paths:
             directory = used.get(path)
             if directory is not None:
                 directory.checkpoint()
@@ -99,6 +102,7 @@ class FilesKV(KV):
                     other.close(checkpoint=False)
 
     def check(self) -> list[DamagedError]:
+        self._require_open()
         with disk.translated(self._base):
             return list(check.check(self._base))
 
@@ -114,6 +118,10 @@ class FilesKV(KV):
             # Whoever holds the lock writes the documents; the journal has everything.
             with contextlib.suppress(LockTimeoutError):
                 directory.close(checkpoint=not forked)
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise ClosedError("the store is closed")
 
     def _directory(self, namespace: Name) -> Directory:
         if os.getpid() != self._process:

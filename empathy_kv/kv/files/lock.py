@@ -113,7 +113,7 @@ class Lock:
 
         def _try(self) -> bool:
             if self._descriptor < 0:
-                self._descriptor = disk.opened(self._path, create=True)
+                self._descriptor, _ = disk.opened(self._path, create=True)
             try:
                 flock(self._descriptor, LOCK_EX | LOCK_NB)
             except BlockingIOError:

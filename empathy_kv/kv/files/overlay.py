@@ -145,7 +145,6 @@ class Overlay(Table):
         if true_key != key:
             raise DamagedError(f"{path} is damaged: it holds the key {true_key!r}, not {key!r}", path=str(path))
         self.loaded += len(data)
-        self.revision = max(self.revision, entry.version)  # A sync that failed may leave a document ahead of it.
         self.read.put(key, entry, weight(entry))
         return entry
 
