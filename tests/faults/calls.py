@@ -139,7 +139,12 @@ class Fault:
     met: list[Call] = Factory(list)
 
     def __str__(self) -> str:
-        what = "SIGKILL" if self.kills else errno.errorcode.get(self.raises, self.raises)  # type: ignore[arg-type]
+        if self.kills:
+            what = "SIGKILL"
+        elif isinstance(self.raises, int):
+            what = errno.errorcode[self.raises]
+        else:
+            what = "nothing" if self.raises is None else self.raises.__name__
         part = "" if self.part is None else f" after {self.part:.0%} of the bytes"
         return f"{what}{part}{' from then on' * self.persistent}"
 
