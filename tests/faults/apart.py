@@ -94,7 +94,8 @@ def _child(work: Callable[[], Any], descriptor: int, stacks: int, seconds: float
         os.setsid()
         end_with_parent()
         faulthandler.dump_traceback_later(seconds, file=stacks)
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+        if sys.platform == "linux":
+            resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
         limits = resource.getrlimit(resource.RLIMIT_NOFILE)
         try:
             message = pickle.dumps(("done", work()))

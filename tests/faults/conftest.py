@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Final
 
 import pytest
 from forks import Forks
@@ -44,14 +45,24 @@ def staged(forks: Forks, memory: Path) -> Callable[[str, str], Stage]:
 
     return stage
 
+SHARED_MEMORY: Final = Path("/dev/shm")
+
 
 @pytest.fixture
 def ram(tmp_path: Path) -> Iterator[Path]:
     """An empty directory in memory where there is one: thousands of stores are made in it, and none has to last."""
-    shared_memory = Path("/dev/shm")
-    if not shared_memory.is_dir():
+    if not SHARED_MEMORY.is_dir():
         yield tmp_path
         return
-    path = Path(tempfile.mkdtemp(dir=shared_memory, prefix="empathy-kv-"))
+    path = Path(tempfile.mkdtemp(dir=SHARED_MEMORY, prefix="empathy-kv-"))
     yield path
     shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture
+def for_all(ram: Path) -> Path:
+    """An empty directory that every user can reach, which those of pytest are not."""
+    if SHARED_MEMORY not in ram.parents:
+        pytest.skip(f"there is no {SHARED_MEMORY} here, which other users can reach")
+    ram.chmod(0o755)
+    return ram

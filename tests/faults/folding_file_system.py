@@ -219,7 +219,7 @@ class Server:
             os.truncate(file, size)
         if valid & (16 | 32):
             now = valid & (128 | 256)
-            os.utime(file, **({} if now else {"ns": (atime * 10**9 + atime_ns, mtime * 10**9 + mtime_ns)}))
+            os.utime(file) if now else os.utime(file, ns=(atime * 10**9 + atime_ns, mtime * 10**9 + mtime_ns))
         return bytes(16) + self._attributes(target.status())
 
     def _mkdir(self, node: int, data: bytes) -> bytes:

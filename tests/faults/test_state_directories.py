@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from faults.apart import apart
+from faults.apart import apart, become_nobody
 from faults.hostile_files import HOSTILE, prepare_outside, put, take_away
 from faults.trees import files, fingerprint, read_tree
 
@@ -21,6 +21,7 @@ from empathy_kv.errors import (
     EmpathyKVError,
     StateNotFoundError,
     StorageError,
+    StoragePermissionError,
 )
 from empathy_kv.records import CollaborationState
 from empathy_kv.states import StateManager
@@ -100,6 +101,9 @@ OTHERS: Final[Mapping[str, bytes]] = {
     "high": b'{"user_id": "high", "trust_level": 7}',
 }
 """JSON objects that are no states."""
+
+
+USERS: Final = ("ada", "Grace", "linus", "Bare Name")
 
 
 def older(user: str, number: int, *, named: bool) -> bytes:
@@ -203,7 +207,7 @@ def test_names_that_are_no_text_do_not_disturb_the_listing(directory: Path) -> N
 
 
 @pytest.mark.parametrize("how", ["save", "delete"])
-@pytest.mark.parametrize("user", ["cut", "empty", "Upper Case", "tilde~d", "package"])
+@pytest.mark.parametrize("user", ["cut", "empty", "list", "Upper Case", "tilde~d"])
 def test_what_is_damaged_can_be_replaced_and_is_kept_aside(directory: Path, user: str, how: str) -> None:
     content = {**UNREADABLE, **OTHERS}[user]
     states = StateManager(state_dir=directory)
@@ -241,10 +245,70 @@ def test_every_damaged_byte_is_found_or_is_a_state_all_the_same(ram: Path, user:
     assert states.load_state("other").trust_level == 0.125
 
 
+# What may not be written or read
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such modes")
+def test_states_of_another_user_can_be_read_if_their_modes_allow_it(for_all: Path) -> None:
+    path = for_all / "state"
+    states = StateManager(state_dir=path)
+    for user in USERS[:3]:
+        states.save_state(user, CollaborationState(user, 0.25))
+    (path / f"{USERS[3]}.json").write_bytes(older(USERS[3], 25, named=True))
+    for file in path.iterdir():
+        file.chmod(0o444)
+    path.chmod(0o555)
+    before = fingerprint(path)
+
+    def work() -> None:
+        become_nobody()
+        states = StateManager(state_dir=path)
+        assert states.list_users() == sorted(USERS)
+        for user in (*USERS, "new"):
+            if user != "new":
+                assert states.load_state(user).trust_level == 0.25
+            with pytest.raises(StoragePermissionError) as caught:
+                states.save_state(user, CollaborationState(user, 0.75))
+            assert str(path) in caught.value.path
+        with pytest.raises(StoragePermissionError):
+            states.delete_state("ada")
+
+    try:
+        apart(work)
+        assert fingerprint(path) == before
+    finally:
+        path.chmod(0o700)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such modes")
+@pytest.mark.parametrize("closed", ["above", "above/state", "above/state/ada.json", "above/state/Bare Name.json"])
+def test_a_state_that_may_not_be_read_is_not_taken_for_absent(closed: str, for_all: Path) -> None:
+    path, place = for_all / "above" / "state", for_all / closed
+    StateManager(state_dir=path).save_state("ada", CollaborationState("ada"))
+    (path / "Bare Name.json").write_bytes(older("Bare Name", 25, named=True))
+    for file in (path.parent, path, *path.iterdir()):
+        file.chmod(0o755)
+    place.chmod(0)
+
+    def work() -> None:
+        become_nobody()
+        states = StateManager(state_dir=path)
+        user = "Bare Name" if place.name == "Bare Name.json" else "ada"
+        with pytest.raises(StoragePermissionError):
+            states.load_state(user)
+        if place.suffix:
+            assert states.list_users() == ["Bare Name", "ada"]
+        else:
+            with pytest.raises(StoragePermissionError):
+                states.list_users()
+
+    try:
+        apart(work)
+    finally:
+        place.chmod(0o700)
+
+
 # What somebody has prepared
-
-
-USERS: Final = ("ada", "Grace", "linus", "Bare Name")
 
 
 def attack(here: Path, name: str, kind: str) -> None:
@@ -285,11 +349,11 @@ def attack(here: Path, name: str, kind: str) -> None:
             errors[f"load {user} again"] = error
 
     assert fingerprint(outside) == before, "something outside was changed"
-    for call, error in errors.items():
-        assert str(place) in f"{error} {getattr(error, 'path', '')}", f"{call} does not say where: {error!r}"
-        assert place == path or call != "list", f"nobody is listed: {error}"
-        assert any(user in call for user in victims) or call == "list", f"{call} does not work: {error}"
-        assert place != path / ".lock" or call.startswith("save"), f"{call} does not work: {error}"
+    for call, raised in errors.items():
+        assert str(place) in f"{raised} {getattr(raised, 'path', '')}", f"{call} does not say where: {raised!r}"
+        assert place == path or call != "list", f"nobody is listed: {raised}"
+        assert any(user in call for user in victims) or call == "list", f"{call} does not work: {raised}"
+        assert place != path / ".lock" or call.startswith("save"), f"{call} does not work: {raised}"
     take_away(inode, place, outside)
     for user in USERS:
         assert states.load_state(user).trust_level == saved.get(user, 0.25)

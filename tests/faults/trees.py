@@ -52,7 +52,7 @@ def files(tree: Tree) -> dict[str, bytes]:
 def fingerprint(root: Path) -> dict[str, tuple[object, ...]]:
     """Return all that a change to a directory, or to what is in it, would show in. Nothing is followed or opened
     that is not a plain file."""
-    found = {}
+    found: dict[str, tuple[object, ...]] = {}
     for path in [root, *sorted(root.rglob("*"))] if root.is_dir() and not root.is_symlink() else [root]:
         status = path.lstat()
         content: object = None
