@@ -12,7 +12,7 @@ from typing import Final
 from attrs import evolve
 
 from empathy_kv.codec import codec
-from empathy_kv.errors import ArgumentError, ArgumentTypeError, StateNotFoundError
+from empathy_kv.errors import ArgumentError, ArgumentTypeError, CodecError, StateNotFoundError
 from empathy_kv.kv.interface import KV, Keys, Steps, method, run
 from empathy_kv.kv.operations import Batch, Check, Delete, Get, Set, Version, integer, text
 from empathy_kv.records import MAX_ID, CollaborationState
@@ -69,7 +69,10 @@ class StateRules:
 def _read(user_id: str, document: bytes | None) -> CollaborationState:
     if document is None:
         raise StateNotFoundError(f"no state was saved for the user {user_id!r}", user_id=user_id)
-    state: CollaborationState = _CODEC.decode(document)
+    try:
+        state: CollaborationState = _CODEC.decode(document)
+    except CodecError as error:
+        raise CodecError(f"state of {user_id!r} as it is stored: {error}", path=error.path) from error
     state.user_id = user_id  # A document of empathy-framework may lack it.
     return state
 

@@ -25,7 +25,6 @@ moments; nothing is written or synced under it, but an append that is not synced
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 import stat
 import time
@@ -180,8 +179,10 @@ class Directory:
         while True:
             if self._descriptor == _NONE and not self._attach():
                 return
-            if self._ended and not self._follow():
-                return
+            if self._ended:
+                if not self._follow():
+                    return
+                continue
             size = os.lseek(self._descriptor, 0, os.SEEK_END)
             if size < self._offset:  # A frame was taken back that we had taken.
                 self._restart()
@@ -687,8 +688,4 @@ def set_aside(path: Path, becomes: bytes) -> None:
     except FileNotFoundError:
         return
     except DamagedError:
-        for number in itertools.count(1):
-            kept = path.with_name(f"{path.name}.damaged-{number}")
-            if not os.path.lexists(kept):
-                path.rename(kept)
-                return
+        disk.set_aside(path)

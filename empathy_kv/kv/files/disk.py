@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import itertools
 import os
 import stat
 import sys
@@ -81,11 +82,15 @@ def load(path: Path) -> bytes:
 
 
 def _open(path: Path, flags: int) -> int:
+    if not hasattr(os, "O_NOFOLLOW") and path.is_symlink():
+        raise foreign(path)
     try:
         return os.open(path, flags, 0o600)
     except OSError as error:
-        if error.errno in (errno.ELOOP, errno.ENXIO, errno.EISDIR):
-            raise foreign(path) from error
+        # What a link, a socket or a directory gives differs from system to system.
+        with contextlib.suppress(OSError):
+            if not stat.S_ISREG(path.lstat().st_mode):
+                raise foreign(path) from error
         raise
 
 
@@ -103,6 +108,15 @@ def regular(descriptor: int, path: Path) -> int:
 def foreign(path: Path) -> DamagedError:
     """Return the error of something that stands where a file of ours should."""
     return DamagedError(f"{path} is no regular file", path=str(path))
+
+
+def set_aside(path: Path) -> None:
+    """Keep a file under another name beside it, the first that is free: `NAME.damaged-1`."""
+    for number in itertools.count(1):
+        kept = path.with_name(f"{path.name}.damaged-{number}")
+        if not os.path.lexists(kept):
+            path.rename(kept)
+            return
 
 
 def append(descriptor: int, data: bytes) -> None:
@@ -170,10 +184,7 @@ def sync_directory(path: Path) -> None:
 
 def sync_data(descriptor: int) -> None:
     """Make the content of an open file durable."""
-    _fdatasync(descriptor)
-
-
-_fdatasync: Final[Callable[[int], None]] = getattr(os, "fdatasync", os.fsync)
+    getattr(os, "fdatasync", os.fsync)(descriptor)
 
 
 def few(files: Sequence[object]) -> bool:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-import stat
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,17 +21,15 @@ from typing import Any, Final
 
 import msgspec
 
-from empathy_kv.errors import ArgumentError, DamagedError
-from empathy_kv.kv.files.disk import make, replace, sync_directory, translated
+from empathy_kv.errors import ArgumentError, DamagedError, OutcomeUnknown
+from empathy_kv.kv.files.disk import load, make, replace, set_aside, sync_directory, translated
 from empathy_kv.kv.files.lock import Lock
 from empathy_kv.kv.files.names import name
 from empathy_kv.kv.interface import KV
 from empathy_kv.kv.operations import Batch, Check, Delete, Exists, Get, Name, Reply, Set, Settle, Version
 from empathy_kv.kv.table import Slot, Writers, refused
 
-_NOFOLLOW: Final = getattr(os, "O_NOFOLLOW", 0)
-# Without O_NONBLOCK, opening a pipe that nobody writes to would wait for ever.
-_FLAGS: Final = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+_DRAFT: Final = re.compile(r"\..+\.json\.new")
 
 
 class _Id(msgspec.Struct):
@@ -50,6 +48,7 @@ class FlatDirectory(KV):
         self._namespace = namespace
         self._lock = Lock(self._path / ".lock", timeout)
         self._writers = Writers()
+        self._swept = False
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({str(self._path)!r})"
@@ -129,16 +128,36 @@ class FlatDirectory(KV):
         if known is not None:
             return known
         operation: Any = batch.operations[0]
+        self._sweep()
         files = self._files(operation.key)
+        for file in files:
+            try:
+                _object(load(file), file)
+            except DamagedError:
+                set_aside(file)
         if isinstance(operation, Set):
             replace(files[0] if files else self._safe(operation.key), operation.value)
             replies: list[Reply] = [_version(operation.value)]
         else:
             for file in files:
-                file.unlink()
+                file.unlink(missing_ok=True)
             replies = [bool(files)]
-        sync_directory(self._path)
+        try:
+            sync_directory(self._path)
+        except OSError as error:
+            raise OutcomeUnknown(
+                f"{error.strerror}: {self._path} could not be made durable", token=batch.token
+            ) from error
         return self._remember(batch, replies)
+
+    def _sweep(self) -> None:
+        """Remove, once, what a crash left of files that were being written. The lock is held."""
+        if not self._swept:
+            with os.scandir(self._path) as found:
+                left = [entry.name for entry in found if _DRAFT.fullmatch(entry.name)]
+            for file in left:
+                (self._path / file).unlink(missing_ok=True)
+            self._swept = True
 
     def _test(self, check: Check) -> None:
         actual = _version(self._load(check.key))
@@ -173,15 +192,11 @@ class FlatDirectory(KV):
     def _load(self, key: str) -> bytes | None:
         files = self._files(key)
         if not files:
+            if os.path.lexists(self._path) and not self._path.is_dir():
+                raise DamagedError(f"{self._path} is no directory", path=str(self._path))
             return None
         data = _content(files[0])
-        if data is None:
-            return None
-        try:
-            msgspec.json.decode(data, type=dict)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise DamagedError(f"{files[0]} is damaged: {error}", path=str(files[0])) from error
-        return data
+        return None if data is None else _object(data, files[0])
 
     def keys(self, namespace: Name) -> Iterator[str]:
         if namespace != self._namespace:
@@ -191,7 +206,7 @@ class FlatDirectory(KV):
                 files = [entry.name for entry in os.scandir(self._path) if entry.is_file(follow_symlinks=False)]
             except FileNotFoundError:
                 return
-            names = [file for file in files if file.endswith(".json") and not file.startswith(".")]
+            names = [file for file in files if file.endswith(".json") and not file.startswith(".") and _text(file)]
             yield from dict.fromkeys(self._key(file) for file in names)
 
     def _key(self, file: str) -> str:
@@ -216,26 +231,19 @@ class FlatDirectory(KV):
 
 def _content(path: Path) -> bytes | None:
     """Return what a file holds, None if it is not there; raise `DamagedError` for a link, a pipe, a directory."""
-    if not _NOFOLLOW and path.is_symlink():
-        raise _irregular(path)
     try:
-        descriptor = os.open(path, os.O_RDONLY | _NOFOLLOW | _FLAGS)
+        return load(path)
     except FileNotFoundError:
         return None
-    except OSError as error:
-        # What a link or a socket gives differs from system to system.
-        if stat.S_ISREG(path.lstat().st_mode):
-            raise
-        raise _irregular(path) from error
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise _irregular(path)
-    with os.fdopen(descriptor, "rb") as file:
-        return file.read()
 
 
-def _irregular(path: Path) -> DamagedError:
-    return DamagedError(f"{path} is damaged: it is no regular file", path=str(path))
+def _object(data: bytes, path: Path) -> bytes:
+    """Return what is a JSON object; raise `DamagedError` for all else."""
+    try:
+        msgspec.json.decode(data, type=dict)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise DamagedError(f"{path} is damaged: {error}", path=str(path)) from error
+    return data
 
 
 def _now() -> int:
@@ -243,7 +251,16 @@ def _now() -> int:
 
 
 def _unsafe(file: str) -> bool:
-    return file.startswith(".") or "/" in file or "\\" in file or "\0" in file or len(file.encode()) > 255
+    return file.startswith(".") or "/" in file or os.sep in file or "\0" in file or len(file.encode()) > 255
+
+
+def _text(file: str) -> bool:
+    """Return whether a name is one that a key can have had; of others the bytes are no UTF-8."""
+    try:
+        file.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _version(data: bytes | None) -> int:

@@ -237,7 +237,9 @@ if sys.platform == "win32":
         return os.read(descriptor, size)
 
 else:
-    _pread = os.pread
+
+    def _pread(descriptor: int, size: int, offset: int) -> bytes:
+        return os.pread(descriptor, size, offset)
 
 
 def begin(descriptor: int, path: str) -> tuple[Head, int]:

@@ -21,7 +21,7 @@ from empathy_kv.kv.files import disk
 if sys.platform == "win32":
     import filelock
 else:
-    from fcntl import LOCK_EX, LOCK_NB, LOCK_UN, flock
+    import fcntl
 
 _PAUSE = 0.00005, 0.002
 """Seconds between two tries: the first, and the longest. A hold lasts about as long as one fsync."""
@@ -115,13 +115,13 @@ class Lock:
             if self._descriptor < 0:
                 self._descriptor, _ = disk.opened(self._path, create=True)
             try:
-                flock(self._descriptor, LOCK_EX | LOCK_NB)
+                fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 return False
             return True
 
         def _unlock(self) -> None:
-            flock(self._descriptor, LOCK_UN)
+            fcntl.flock(self._descriptor, fcntl.LOCK_UN)
 
     def _late(self) -> LockTimeoutError:
         return LockTimeoutError(
