@@ -45,6 +45,7 @@ def staged(forks: Forks, memory: Path) -> Callable[[str, str], Stage]:
 
     return stage
 
+
 SHARED_MEMORY: Final = Path("/dev/shm")
 
 
