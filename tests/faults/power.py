@@ -1,7 +1,8 @@
 """Real power cuts: a store on a file system of its own, writers that work on it, and a disk that takes nothing more.
 
 `python power.py FILE_SYSTEM DURABILITY CUTS SEED DIRECTORY` prints what was found, a JSON object a cut. It needs root,
-and an empty directory to mount in. The durability "none" is that of a store whose syncs do nothing.
+and an empty directory to mount in. The durability "none" is that of a store whose syncs do nothing. With "kill" in the
+place of the file system the power stays and only the writers are killed, which anybody may do.
 
 The disk is a loop device on a file in memory. A cut is the ioctl that the file systems have for their own tests
 (`XFS_IOC_GOINGDOWN`, which ext4 has too), without a flush of the journal: from then on nothing of what is cached
@@ -128,6 +129,19 @@ class Disk:
         os.close(self._loop)
 
 
+class Calm:
+    """A directory where no power is cut."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def cut(self) -> None:
+        """Let all be as it is."""
+
+    def restart(self) -> None:
+        """Let all be as it is."""
+
+
 def succeed(result: int) -> None:
     if result != 0:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
@@ -240,8 +254,10 @@ class Tally:
 class Store:
     """A store, its writers, and what must be in it after a cut."""
 
-    def __init__(self, path: Path, durability: str, tally: Tally) -> None:
+    def __init__(self, path: Path, durability: str, tally: Tally, *, keeps: bool) -> None:
         self.path = path
+        self._keeps = keeps
+        """Whether what was acknowledged must be there."""
         self._durability: Literal["fsync", "os"] = "os" if durability == "os" else "fsync"
         self._lies = durability == "none"
         self._tally = tally
@@ -266,7 +282,7 @@ class Store:
                             done.result()
         except Exception:  # noqa: BLE001 - after the cut everything fails, before it nothing may
             if not self._tally.over:
-                os.write(complain, traceback.format_exc().encode()[-3000:])
+                os.write(complain, traceback.format_exc().encode()[-6000:])
 
     def _work(self, kv: FilesKV, writer: int, chance: random.Random) -> None:
         space = kv.namespace(*namespace(writer))
@@ -309,7 +325,7 @@ class Store:
         tally = self._tally
         for writer in writers:
             start, begun, acknowledged = tally.start[writer], tally.begun(writer), tally.acknowledged[writer]
-            least = acknowledged if self._durability == "fsync" else start
+            least = acknowledged if self._keeps else start
             if not least <= counts[writer] <= begun:
                 yield f"of writer {writer} there are {counts[writer]} batches, and must be {least} to {begun}"
             for count in range(start + 1, acknowledged + 1):
@@ -390,7 +406,7 @@ def asked(function: Callable[[], dict[str, Any]], seconds: int) -> dict[str, Any
 class Machine:
     """The disk, the writers, the cuts."""
 
-    def __init__(self, disk: Disk, boot: Path, durability: str, seed: int) -> None:
+    def __init__(self, disk: Disk | Calm, boot: Path | None, durability: str, seed: int) -> None:
         self._disk = disk
         self._boot = boot
         self._durability = durability
@@ -401,7 +417,8 @@ class Machine:
 
     def _start_store(self) -> None:
         self._stores += 1
-        self._store = Store(self._disk.path / f"store-{self._stores}", self._durability, self._tally)
+        keeps = self._durability != "os" or isinstance(self._disk, Calm)
+        self._store = Store(self._disk.path / f"store-{self._stores}", self._durability, self._tally, keeps=keeps)
         self._counts = [0] * WRITERS
 
     def run(self, cuts: int) -> Iterator[dict[str, Any]]:
@@ -413,7 +430,8 @@ class Machine:
             unsynced = self._disk.path / f"unsynced-{cut}"
             wrong = self._work_until_cut(unsynced)
             self._disk.restart()
-            self._boot.write_text(f"{secrets.token_hex(16)}\n")
+            if self._boot is not None:
+                self._boot.write_text(f"{secrets.token_hex(16)}\n")
             closes = self._chance.random() < 0.5
             result = asked(lambda: self._store.look(closes), 30)  # noqa: B023 - it is called at once
             acknowledged = sum(self._tally.acknowledged) - sum(self._counts)
@@ -441,7 +459,8 @@ class Machine:
         try:
             while (left := end - time.monotonic()) > 0:
                 time.sleep(min(left, self._chance.uniform(0.001, 0.03)))
-                disturb(self._disk, self._store.path, self._chance)
+                if isinstance(self._disk, Disk):
+                    disturb(self._disk, self._store.path, self._chance)
             unsynced.write_bytes(b"x")
         finally:
             self._tally.end()
@@ -459,15 +478,21 @@ def main() -> None:
     LIBC.prctl(PARENT_DEATH, signal.SIGKILL)
     with contextlib.ExitStack() as stack:
         try:
-            boot, mount = separate(Path(sys.argv[5]))
-            disk = stack.enter_context(Disk(file_system, mount))
+            machine = start(file_system, Path(sys.argv[5]), stack, durability, seed)
         except OSError as error:
             if error.errno not in (errno.EPERM, errno.EACCES, errno.ENOENT, errno.ENODEV, errno.ENXIO):
                 raise
             print(f"{error.strerror}: {error.filename or 'mount'}", file=sys.stderr)
             sys.exit(UNABLE)
-        for result in Machine(disk, boot, durability, seed).run(cuts):
+        for result in machine.run(cuts):
             print(json.dumps(result), flush=True)
+
+
+def start(file_system: str, place: Path, stack: contextlib.ExitStack, durability: str, seed: int) -> Machine:
+    if file_system == "kill":
+        return Machine(Calm(place), None, durability, seed)
+    boot, mount = separate(place)
+    return Machine(stack.enter_context(Disk(file_system, mount)), boot, durability, seed)
 
 
 def separate(place: Path) -> tuple[Path, Path]:

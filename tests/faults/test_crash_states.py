@@ -13,19 +13,18 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final, TypeVar
 
 import pytest
 from attrs import evolve, frozen
-from conftest import PROFILE
 from disk import Effort, History, Mark, Sync, Tree
 from machine import Machine, forget
 from recording import Recorder, build, read_tree
+from scenarios import PROFILE
 from stories import CASES, Form, Hang, Stage, checkpoint, within
-from tools import find_tool
+from strace import find_strace
 
 T = TypeVar("T")
 
@@ -44,16 +43,6 @@ BEGINNINGS, EACH = (10**9, 10**9) if NIGHTLY else (25, 15)
 """How many beginnings are tried, and how many states of each are looked at; all of them at night."""
 
 cases = pytest.mark.parametrize(("name", "form"), CASES)
-
-
-@pytest.fixture
-def directory(tmp_path: Path) -> Iterator[Path]:
-    """A directory in memory where there is one: the disk is a model here, and the real one would only be slow."""
-    if not os.access("/dev/shm", os.W_OK):
-        yield tmp_path
-        return
-    with tempfile.TemporaryDirectory(dir="/dev/shm") as path:
-        yield Path(path)
 
 
 @pytest.fixture
@@ -94,7 +83,7 @@ def go_on(stage: Stage, root: Path, history: History, acknowledged: int | None) 
     `acknowledged`: how many batches must last until that write returns, by default all that are there.
     """
     recorder = Recorder(root, history)
-    with recorder.recording(), within(10.0):
+    with recorder.recording(), within(5.0):
         kv = stage.open(root)
         count = stage.found(kv)
         recorder.mark(count + 1, count if acknowledged is None else acknowledged)
@@ -165,12 +154,10 @@ def chosen(items: Sequence[T], count: int, seed: int = 0) -> Sequence[T]:
 
 
 @cases
-def test_a_store_stands_on_whatever_a_power_cut_leaves(
-    name: str, form: Form, machine: Machine, directory: Path
-) -> None:
+def test_a_store_stands_on_whatever_a_power_cut_leaves(name: str, form: Form, machine: Machine, ram: Path) -> None:
     stage = Stage(name, form)
-    history = record(stage, directory / "disk")
-    examination = Examination(stage, machine, directory)
+    history = record(stage, ram / "disk")
+    examination = Examination(stage, machine, ram)
     examination.examine(chosen(states(stage, history, FIRST), SHARE))
     assert examination.checked > 10
     examination.report()
@@ -178,12 +165,12 @@ def test_a_store_stands_on_whatever_a_power_cut_leaves(
 
 @cases
 def test_a_power_cut_while_a_store_recovers_from_another_changes_nothing(
-    name: str, form: Form, machine: Machine, directory: Path
+    name: str, form: Form, machine: Machine, ram: Path
 ) -> None:
     stage = Stage(name, form)
-    examination = Examination(stage, machine, directory)
-    for number, state in enumerate(chosen(states(stage, record(stage, directory / "disk"), FEWER), BEGINNINGS)):
-        root = directory / f"first-{number}"
+    examination = Examination(stage, machine, ram)
+    for number, state in enumerate(chosen(states(stage, record(stage, ram / "disk"), FEWER), BEGINNINGS)):
+        root = ram / f"first-{number}"
         build(root, state.tree)
         machine.restart()
         history = History.of(state.tree)
@@ -198,15 +185,15 @@ def test_a_power_cut_while_a_store_recovers_from_another_changes_nothing(
 
 @cases
 def test_a_writer_is_killed_and_the_power_cut_comes_while_the_next_one_writes(
-    name: str, form: Form, machine: Machine, directory: Path
+    name: str, form: Form, machine: Machine, ram: Path
 ) -> None:
     """What was not yet durable when the first was killed is still seen by the second, and may still be lost."""
     stage = Stage(name, form)
-    whole = record(stage, directory / "disk")
+    whole = record(stage, ram / "disk")
     moments = [end for end, event in enumerate(whole.events[:-1], 1) if not isinstance(event, Mark)]
-    examination = Examination(stage, machine, directory)
+    examination = Examination(stage, machine, ram)
     for end in moments:
-        history, root = whole.until(end), directory / f"killed-{end}"
+        history, root = whole.until(end), ram / f"killed-{end}"
         build(root, history.tree())
         mark = [event for event in history.events if isinstance(event, Mark)][-1]
         forget()  # The process is another one, on the same machine.
@@ -222,45 +209,43 @@ def test_a_writer_is_killed_and_the_power_cut_comes_while_the_next_one_writes(
 
 @pytest.mark.skipif(not NIGHTLY, reason="pages torn at every sector are for the nightly profile")
 @cases
-def test_a_store_stands_on_pages_that_were_torn_at_a_sector(
-    name: str, form: Form, machine: Machine, directory: Path
-) -> None:
+def test_a_store_stands_on_pages_that_were_torn_at_a_sector(name: str, form: Form, machine: Machine, ram: Path) -> None:
     stage = Stage(name, form)
-    examination = Examination(stage, machine, directory)
-    examination.examine(states(stage, record(stage, directory / "disk"), SECTORS))
+    examination = Examination(stage, machine, ram)
+    examination.examine(states(stage, record(stage, ram / "disk"), SECTORS))
     examination.report()
 
 
 @pytest.mark.skipif(not NIGHTLY, reason="names that last in any order are for the nightly profile")
 @pytest.mark.parametrize(("name", "form"), [(name, form) for name, form in CASES if form != "os"])
-def test_a_durable_store_needs_no_order_of_names(name: str, form: Form, machine: Machine, directory: Path) -> None:
+def test_a_durable_store_needs_no_order_of_names(name: str, form: Form, machine: Machine, ram: Path) -> None:
     """Not "os": what is never synced can only be in order where the file system keeps the order."""
     stage = Stage(name, form)
-    examination = Examination(stage, machine, directory)
-    examination.examine(states(stage, record(stage, directory / "disk"), evolve(FEWER, any_order=True)))
+    examination = Examination(stage, machine, ram)
+    examination.examine(states(stage, record(stage, ram / "disk"), evolve(FEWER, any_order=True)))
     examination.report()
 
 
 # That these tests can fail
 
 
-def test_a_sync_that_is_left_out_is_found(machine: Machine, directory: Path) -> None:
+def test_a_sync_that_is_left_out_is_found(machine: Machine, ram: Path) -> None:
     """Each of them but one or two is needed: without any, what was acknowledged is lost."""
     stage = Stage("a value is overwritten", "fsync")
-    history = record(stage, directory / "disk")
+    history = record(stage, ram / "disk")
     history.events[:] = [event for event in history.events if not isinstance(event, Sync)]
-    examination = Examination(stage, machine, directory)
+    examination = Examination(stage, machine, ram)
     examination.examine(states(stage, history, FIRST))
     assert any("and must hold" in failure for failure in examination.found)
 
 
-def test_a_write_that_is_acknowledged_too_early_is_found(machine: Machine, directory: Path) -> None:
+def test_a_write_that_is_acknowledged_too_early_is_found(machine: Machine, ram: Path) -> None:
     stage = Stage("a value is overwritten", "fsync")
-    history = record(stage, directory / "disk")
+    history = record(stage, ram / "disk")
     history.events[:] = [
         Mark(event.begun, event.begun) if isinstance(event, Mark) else event for event in history.events
     ]
-    examination = Examination(stage, machine, directory)
+    examination = Examination(stage, machine, ram)
     examination.examine(states(stage, history, FIRST))
     assert any("and must hold" in failure for failure in examination.found)
 
@@ -321,7 +306,8 @@ sys.path[:0] = sys.argv[2:]
 from disk import History, Mark, Names
 from machine import Machine, forget
 from recording import Recorder
-from tools import find_tool
+from strace import find_strace
+from scenarios import PROFILE
 from stories import Stage
 stage, root = Stage("two checkpoints are made", "fsync"), Path(sys.argv[1])
 clients = [stage.open(root), stage.open(root)]
@@ -346,12 +332,12 @@ CALLS: Final = {
 }
 
 
-def test_the_recorder_sees_the_calls_that_the_kernel_sees(directory: Path) -> None:
+def test_the_recorder_sees_the_calls_that_the_kernel_sees(ram: Path) -> None:
     """But for those that open a file: they do not say whether they made it. What is there is compared anyway."""
-    strace = find_tool("strace")
+    strace = find_strace()
     if strace is None:
-        pytest.skip("no strace here (scripts/test brings it where it can)")
-    root, log = directory / "disk", directory / "log"
+        pytest.skip("no strace that works here (scripts/test brings one where it can)")
+    root, log = ram / "disk", ram / "log"
     root.mkdir()
     here = Path(__file__).parent
     result = subprocess.run(
@@ -364,8 +350,6 @@ def test_the_recorder_sees_the_calls_that_the_kernel_sees(directory: Path) -> No
         timeout=60,
         check=False,
     )
-    if "ptrace" in result.stderr:
-        pytest.skip(f"strace may not trace here: {result.stderr.strip()}")
     assert result.returncode == 0, result.stderr
     kinds = {call.strip("?"): kind for kind, calls in CALLS.items() for call in calls.split(",")}
     calls = re.findall(rf"^\d+ +(\w+)\((?:\)|.*{re.escape(str(root))}).* = \d+$", log.read_text(), re.MULTILINE)

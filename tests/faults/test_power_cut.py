@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from conftest import PROFILE
-from power import FILE_SYSTEMS, UNABLE
-from tools import find_tool
+from power import FILE_SYSTEMS, UNABLE, find_tool
+from scenarios import PROFILE
 
 DURABILITIES: Final = ("fsync", "os")
 CUTS: Final = int(os.environ.get("EMPATHY_KV_CUTS") or {"fast": 12, "nightly": 600}.get(PROFILE, 60))
@@ -30,12 +29,17 @@ def cut(file_system: str, durability: str, cuts: int, directory: Path) -> list[d
     program = f"mkfs.{file_system.split()[0]}"
     if find_tool(program) is None:
         pytest.skip(f"no {program} here (scripts/test brings it where it can)")
-    here = Path(__file__).parent
     mount = directory / "mount"
     mount.mkdir()
-    seed = secrets.randbits(32)
+    found = run(file_system, durability, cuts, mount)
+    assert not any(each["unsynced"] for each in found), "what was written at last, and never synced, is there"
+    return found
+
+
+def run(file_system: str, durability: str, cuts: int, directory: Path) -> list[dict[str, Any]]:
+    here = Path(__file__).parent
     result = subprocess.run(
-        [sys.executable, here / "power.py", file_system, durability, str(cuts), str(seed), mount],
+        [sys.executable, here / "power.py", file_system, durability, str(cuts), str(secrets.randbits(32)), directory],
         capture_output=True,
         text=True,
         timeout=60 + 20 * cuts,
@@ -47,20 +51,29 @@ def cut(file_system: str, durability: str, cuts: int, directory: Path) -> list[d
     assert result.returncode == 0, result.stderr
     found = [json.loads(line) for line in result.stdout.splitlines()]
     assert len(found) == cuts
-    assert not any(each["unsynced"] for each in found), "what was written at last, and never synced, is there"
     return found
+
+
+def judge(found: list[dict[str, Any]]) -> None:
+    wrong = [f"cut {number}: {what}" for number, each in enumerate(found) for what in each["wrong"]]
+    if wrong:
+        shown = "\n".join(wrong[:5])
+        pytest.fail(f"{len(wrong)} things are wrong after {len(found)} cuts, the first:\n{shown}", pytrace=False)
+    assert sum(each["acknowledged"] for each in found) > len(found), "hardly anything was written"
+    assert sum(each["found"] for each in found) > 0
 
 
 @pytest.mark.parametrize("durability", DURABILITIES)
 @pytest.mark.parametrize("file_system", FILE_SYSTEMS)
 def test_a_store_outlives_a_power_cut(file_system: str, durability: str, tmp_path: Path) -> None:
     cuts = -(-CUTS // (len(FILE_SYSTEMS) * len(DURABILITIES)))
-    found = cut(file_system, durability, cuts, tmp_path)
-    wrong = [f"cut {number}: {what}" for number, each in enumerate(found) for what in each["wrong"]]
-    if wrong:
-        pytest.fail(f"{len(wrong)} things are wrong after {cuts} cuts, the first:\n" + "\n".join(wrong[:5]), False)
-    assert sum(each["acknowledged"] for each in found) > cuts, "hardly anything was written"
-    assert sum(each["found"] for each in found) > 0
+    judge(cut(file_system, durability, cuts, tmp_path))
+
+
+@pytest.mark.parametrize("durability", DURABILITIES)
+def test_a_store_outlives_the_same_without_a_cut(durability: str, ram: Path) -> None:
+    """Its writers are killed, no more: what goes wrong here has nothing to do with power."""
+    judge(run("kill", durability, -(-CUTS // 6), ram))
 
 
 def test_a_store_that_does_not_sync_does_not_outlive_one(tmp_path: Path) -> None:
