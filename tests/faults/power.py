@@ -25,6 +25,7 @@ import mmap
 import os
 import random
 import secrets
+import shutil
 import signal
 import struct
 import subprocess
@@ -37,7 +38,6 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from machine import BOOT, package
-from tools import find_tool
 
 from empathy_kv.kv.files import FilesKV
 from empathy_kv.kv.operations import Delete, Get, HGetAll, HIncrBy, IncrBy, Operation, Set, ZAppend, ZRange, ZTrim
@@ -65,6 +65,12 @@ NO_LOG_FLUSH: Final = 2
 LOOP_GET_FREE, LOOP_CONFIGURE, LOOP_AUTOCLEAR = 0x4C82, 0x4C0A, 4
 PARENT_DEATH: Final = 1  # PR_SET_PDEATHSIG
 WRITE_PAGES: Final = 2  # SYNC_FILE_RANGE_WRITE
+
+
+def find_tool(name: str) -> str | None:
+    """Return the path of a program: from PATH, from where administrators have theirs, or from beside this Python."""
+    beside = str(Path(sys.executable).parent)
+    return shutil.which(name, path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin", beside]))
 
 
 class Disk:

@@ -177,8 +177,8 @@ class EagerHome(KeyValueHome):
 
     def __init__(self, place: Path, durability: Any) -> None:
         super().__init__(place, durability)
-        assert isinstance(directory.CHECKPOINT, int)
-        directory.CHECKPOINT = 0  # type: ignore[misc]  # in this process, which is a child
+        assert isinstance(directory.GROWN, int)
+        directory.GROWN = 0  # type: ignore[misc]  # in this process, which is a child
 
 
 class FlatHome(Home):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import sys
 import time
@@ -231,13 +232,15 @@ def inspect(say: Say, scenario: Scenario, place: Path, durability: str) -> None:
     home.finish()
     last = scenario.kind(place, durability).read()
     last.pop("after")
-    files = [str(path.relative_to(place)) for path in _below(place)]
+    # How many journals there have been depends on how often somebody recovered.
+    files = [_NUMBER.sub("journal/N", str(path.relative_to(place))) for path in _below(place)]
     say(Found(state, seconds, settled, settled_state, last, files))
 
 
 # Around the children
 
 _TOGETHER: Final = 16
+_NUMBER: Final = re.compile(r"journal/[0-9]{8}$")
 """How many faults a process endures; forking takes longer than what it does then."""
 
 

@@ -234,7 +234,7 @@ class Stage:
         What was acknowledged is there, nothing is there by half, and the client's retry of what it is not sure of is
         counted once.
         """
-        with within(10.0), self.open(directory) as reader, self.open(directory) as writer:
+        with within(5.0), self.open(directory) as reader, self.open(directory) as writer:
             count = self.found(reader)
             assert least <= count <= most, f"it holds {count} batches, and must hold {least} to {most}"
             for batch in self.batches[max(0, count - 1) :]:
@@ -242,7 +242,7 @@ class Stage:
             assert self.found(reader) == len(self.batches), "a client does not see what another wrote"
             checkpoint(writer)
             assert self.found(reader) == len(self.batches), "a checkpoint changed what is there"
-        with within(10.0), self.open(directory) as kv:
+        with within(5.0), self.open(directory) as kv:
             assert self.found(kv) == len(self.batches), "what was written does not stay"
         return count
 
