@@ -16,7 +16,7 @@ from typing import Any, Final, TypeAlias
 
 from attrs import frozen
 
-from empathy_kv.kv.files import FilesKV, directory
+from empathy_kv.kv.files import FilesKV
 from empathy_kv.kv.interface import Namespace
 from empathy_kv.kv.operations import (
     Delete,
@@ -172,15 +172,6 @@ class KeyValueHome(Home):
         self._kv.close()
 
 
-class EagerHome(KeyValueHome):
-    """The same, but a checkpoint follows every write."""
-
-    def __init__(self, place: Path, durability: Any) -> None:
-        super().__init__(place, durability)
-        assert isinstance(directory.GROWN, int)
-        directory.GROWN = 0  # type: ignore[misc]  # in this process, which is a child
-
-
 class FlatHome(Home):
     _CREATED: Final = datetime(2024, 1, 1, tzinfo=UTC)
 
@@ -302,7 +293,6 @@ SCENARIOS: Final = (
         _JOURNAL,
     ),
     Scenario("compaction", (Checkpoint(), Write((Delete("v1"),)), Checkpoint(), _COUNT), _DOCUMENTS, _JOURNAL),
-    Scenario("grown", (_COUNT, Write((Delete("v1"),))), _DOCUMENTS, _JOURNAL, kind=EagerHome),
     Scenario("close", (_COUNT, Close()), _DOCUMENTS, _JOURNAL),
     Scenario("reopen", (Look(), _COUNT), _DOCUMENTS, _JOURNAL, cold=True),
     Scenario("create", (Look(), _COUNT, _COUNT), cold=True),

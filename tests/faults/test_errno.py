@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from calls import LOOKS, SYNCS, WRITES, Call, Fault, fail_at, short_at
 from forks import Ended, Forks
-from scenarios import NAIVE, PROFILE, SCENARIOS, Close, EagerHome, State
+from scenarios import NAIVE, PROFILE, SCENARIOS, Close, State
 from stage import Endured, Failure, Outcome, Stage, changes
 from strace import calls, find_strace, injector, tracer
 
@@ -52,8 +52,7 @@ def lies(stage: Stage, outcome: Outcome) -> Iterator[str]:
     if isinstance(seen, Ended):
         yield f"the process could not go on: status {seen.status} {seen.error}"
         return
-    # A checkpoint that follows a write by itself is no part of it: if that fails, the write was made all the same.
-    for number, met in seen.returned.items() if stage.scenario.kind is not EagerHome else ():
+    for number, met in seen.returned.items():
         yield from (f"step {number} returned, though its {call} failed" for call in met if call.name in SYNCS)
     if seen.closed_twice:
         yield f"{seen.closed_twice} descriptors were closed twice"

@@ -48,7 +48,7 @@ FULL: Final = 64 * 1024 * 1024
 GROUP: Final = 4 * 1024 * 1024
 """Bytes that are committed together at most."""
 
-_NONE: Final = -1
+_NONE: Final = disk.NONE
 _TRIES: Final = 8
 """How often a read that takes several documents begins anew because of writers; then it has them wait."""
 
@@ -90,14 +90,12 @@ class Directory:
         self._restart()
 
     def __del__(self) -> None:
-        if self._descriptor != _NONE:  # It was not closed: its journal has everything.
-            os.close(self._descriptor)
+        disk.shut(self._descriptor)  # If it was not closed: its journal has everything.
 
     def _restart(self) -> None:
         """Begin anew, knowing nothing."""
-        if self._descriptor != _NONE:
-            os.close(self._descriptor)
-        self._descriptor = _NONE
+        descriptor, self._descriptor = self._descriptor, _NONE
+        disk.shut(descriptor)
         self._table = Overlay(self._path)
         self._number = 0
         self._offset = self._began = self._revision = 0
@@ -219,11 +217,11 @@ class Directory:
                 raise DamagedError(f"{path} has another name: it is a hard link", path=str(path))
             head, end = journal.begin(descriptor, str(path))
         except BaseException:
-            os.close(descriptor)
+            disk.shut(descriptor)
             raise
-        if self._descriptor != _NONE:
-            os.close(self._descriptor)
-        self._descriptor, self._refusal, self._number = descriptor, refusal, number
+        old, self._descriptor = self._descriptor, descriptor
+        disk.shut(old)
+        self._refusal, self._number = refusal, number
         self._offset = self._began = end
         self._ended = self._cut = False
         self._booted = head.boot != disk.boot()

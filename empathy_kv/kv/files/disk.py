@@ -22,6 +22,8 @@ from empathy_kv.errors import DamagedError, EmpathyKVError, StorageError, Storag
 FLAGS: Final = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 """Flags of every open: a link in the place of a file is not followed."""
 
+NONE: Final = -1
+"""In the place of a descriptor."""
 # Without O_NONBLOCK a FIFO in the place of a file would keep us for ever.
 _READ: Final = os.O_RDONLY | FLAGS | getattr(os, "O_NONBLOCK", 0)
 _WRITE: Final = os.O_RDWR | os.O_APPEND | FLAGS | getattr(os, "O_NONBLOCK", 0)
@@ -100,7 +102,7 @@ def regular(descriptor: int, path: Path) -> int:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise foreign(path)
     except BaseException:
-        os.close(descriptor)
+        shut(descriptor)
         raise
     return descriptor
 
@@ -108,6 +110,18 @@ def regular(descriptor: int, path: Path) -> int:
 def foreign(path: Path) -> DamagedError:
     """Return the error of something that stands where a file of ours should."""
     return DamagedError(f"{path} is no regular file", path=str(path))
+
+
+def shut(descriptor: int) -> int:
+    """Close a descriptor, if it is one, and return none.
+
+    What was to be durable was synced before, so an error says nothing that matters, and on Linux it is closed all the
+    same: trying again would close a file of somebody else.
+    """
+    if descriptor != NONE:
+        with contextlib.suppress(OSError):
+            os.close(descriptor)
+    return NONE
 
 
 def set_aside(path: Path) -> None:

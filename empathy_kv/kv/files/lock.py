@@ -34,12 +34,11 @@ class Lock:
         self._path = path
         self._timeout = timeout
         self._threads = threading.Lock()
-        self._descriptor = -1
+        self._descriptor = disk.NONE
         self._process = os.getpid()
 
     def __del__(self) -> None:
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
+        disk.shut(self._descriptor)
 
     @contextlib.contextmanager
     def hold(self) -> Iterator[None]:
@@ -140,6 +139,5 @@ class Lock:
             self._close()
 
     def _close(self) -> None:
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
+        descriptor, self._descriptor = self._descriptor, disk.NONE
+        disk.shut(descriptor)
