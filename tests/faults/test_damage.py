@@ -17,6 +17,7 @@ import collections
 import itertools
 import os
 import random
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -53,6 +54,12 @@ SECTOR: Final = 512
 @pytest.fixture(scope="module")
 def history(tmp_path_factory: pytest.TempPathFactory) -> History:
     return write_history(tmp_path_factory.mktemp("history") / "store")
+
+
+@pytest.fixture(autouse=True)
+def _nobody_writes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reader may look again in a moment whether a writer was at work. Here nobody is, and there are thousands."""
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
 
 
 IMAGES: Final = ("with a journal", "closed")
@@ -366,8 +373,7 @@ def test_a_damaged_document_that_is_put_right_again_is_not_behind_the_journal(hi
             answers(kv.namespace(*SPACE))
             kv.namespace(*SPACE).set("value", b"%d" % number)
             close(kv)
-        kept = [path for path in (root / file).parent.iterdir() if path.read_bytes() == files(tree)[file][:-9]]
-        assert kept, "the damaged file is gone"
+        assert files(tree)[file][:-9] in read_tree(root).values(), "the damaged file is gone"
         (root / file).write_bytes(files(tree)[file])
         with opened(root) as kv:
             found = answers(kv.namespace(*SPACE))
@@ -681,9 +687,13 @@ def test_every_damaged_byte_is_told_and_nothing_is_changed(case: Case) -> None:
         before = read_tree(case.root)
         kv = opened(case.root)
         try:
-            # A last byte that becomes zero is one that was never written.
-            assert set(told(kv)) == {str(case.root / damage.file)} or case.left(damage) is not None
+            paths = told(kv)
             assert read_tree(case.root) == before
+            assert set(paths) <= {str(case.root / damage.file)}
+            # A last byte of the journal that becomes zero is one that was never written; and what the journal has
+            # replaced since, or a crash has cut while it was replaced, needs not be looked at.
+            needless = case.left(damage) is not None or (case.tree is case.history.newest.tree and paths == [])
+            assert paths or (needless and answers(kv.namespace(*SPACE)) == case.history.newest.state)
         finally:
             close(kv)
 

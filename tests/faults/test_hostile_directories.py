@@ -31,7 +31,7 @@ from faults.histories import (
     write_history,
 )
 from faults.hostile_files import HOSTILE, prepare_outside, put, take_away
-from faults.trees import Tree, fingerprint, read_tree, write_tree
+from faults.trees import Tree, files, fingerprint, read_tree, write_tree
 
 from empathy_kv.errors import EmpathyKVError, StorageError, StoragePermissionError
 from empathy_kv.kv.files import FilesKV
@@ -146,28 +146,30 @@ PLACES: Final[Mapping[str, set[str]]] = {
     "root": set(),
     "prefix": set(),
     "namespace": NEIGHBOURING,
-    "lock": NEIGHBOURING | READS,
+    "locks": NEIGHBOURING | READS,
     "journal": NEIGHBOURING,
+    "directory of the journal": NEIGHBOURING,
     "document": NEIGHBOURING | {"read value", "read hash", "read total", "write total", "again value", "again total"},
 }
 """What can be replaced, and which calls work all the same. The document is that of `quiet`."""
 
-OF_DIRECTORIES: Final = ("root", "prefix", "namespace")
+OF_DIRECTORIES: Final = ("root", "prefix", "namespace", "directory of the journal")
 NOT_FOR_DIRECTORIES: Final = ("a hard link to what it was", "a directory")
 
 
-def path_of(place: str, history: History) -> str:
-    """Return the path of a place below the root."""
+def paths_of(place: str, history: History) -> list[str]:
+    """Return the paths of a place below the root."""
     space = history.directory()
-    if place == "lock":
-        (lock,) = [name for name in history.newest.tree if name.startswith(f"{space}/") and "lock" in Path(name).name]
-        return lock
+    locks = [name for name in files(history.newest.tree) if "lock" in Path(name).name and name.startswith(f"{space}/")]
+    above = str(Path(history.journal).parent)
     return {
-        "root": ".",
-        "prefix": str(Path(space).parent),
-        "namespace": space,
-        "journal": history.journal,
-        "document": history.document("quiet"),
+        "root": ["."],
+        "prefix": [str(Path(space).parent)],
+        "namespace": [space],
+        "locks": locks,
+        "journal": [history.journal],
+        "directory of the journal": [] if above == space else [above],
+        "document": [history.document("quiet")],
     }[place]
 
 
@@ -197,10 +199,12 @@ def attack(here: Path, tree: Tree, file: str, kind: str, history: History, must:
 def test_what_stands_in_the_place_of_a_part_of_the_store_is_not_followed_and_never_hangs(
     place: str, kind: str, history: History, ram: Path
 ) -> None:
-    file = path_of(place, history)
     if place in OF_DIRECTORIES and kind in NOT_FOR_DIRECTORIES:
         kind = "a foreign file"
-    apart(lambda: attack(ram, history.newest.tree, file, kind, history, PLACES[place]), seconds=PATIENCE)
+    for number, file in enumerate(paths_of(place, history)):
+        here = ram / str(number)
+        here.mkdir()
+        apart(lambda: attack(here, history.newest.tree, file, kind, history, PLACES[place]), seconds=PATIENCE)  # noqa: B023
 
 
 def drafts(root: Path, history: History) -> list[str]:
@@ -358,7 +362,7 @@ def test_what_may_not_be_read_is_not_taken_for_absent(closed: str, history: Hist
     write_tree(root, history.newest.tree)
     for path in (root, *root.rglob("*")):
         path.chmod(0o777 if path.is_dir() else 0o666)
-    place = Path(os.path.normpath(root / path_of(closed, history)))
+    place = Path(os.path.normpath(root / paths_of(closed, history)[0]))
     place.chmod(0)
 
     def work() -> None:

@@ -165,6 +165,7 @@ class Directory:
         if self._busy:
             return False  # Nobody else can write.
         if self._descriptor == _NONE:
+            self._guard()
             return bool(journal.numbers(self._journals))
         if self._ended:
             return journal.numbers(self._journals)[-1:] != [self._number]
@@ -199,7 +200,6 @@ class Directory:
 
     def _attach(self) -> bool:
         """Open the newest journal and return whether there is one."""
-        self._guard()
         for _ in range(100):
             numbers = journal.numbers(self._journals)
             if not numbers:
@@ -226,6 +226,8 @@ class Directory:
         self._ended = self._cut = False
         self._booted = head.boot != disk.boot()
         self._lenient = self._booted or not head.boot
+        for line in head.waiting:
+            self._table.replay(line)
         self._table.revision = self._revision = head.revision
         self._table.sessions = head.restored()
 
@@ -236,8 +238,8 @@ class Directory:
             return False
         try:
             if newest == [self._number + 1]:
-                self._open(newest[0])
                 self._table.carried(now())
+                self._open(newest[0])
                 return True
         except FileNotFoundError:
             pass  # It has ended, too.
@@ -297,7 +299,7 @@ class Directory:
                     with self._mutex:
                         table = self._table
                         table.admit(batch, at)
-                        data = journal.line(table.revision + 1, at, False, batch, None)
+                        data = journal.line(table.revision + 1, at, False, batch, None, table.bases(batch))
                         self._append(data, ())
                         self._wrote = True
                         try:
@@ -399,6 +401,7 @@ class Directory:
                     self._append(data, changes)
                     self._offset += len(data)
                     self._revision = self._table.revision
+                    self._wrote = True
             if data and self._durable:
                 self._append(data, ())
                 self._sync()
@@ -439,6 +442,7 @@ class Directory:
         batch = commit.batch
         commit.change = change = Change(self._table, batch, at)
         try:
+            bases = self._table.bases(batch)
             change.execute(None if batch.token is None else journal.digest(batch))
         except EmpathyKVError as error:
             commit.error = error
@@ -448,7 +452,7 @@ class Directory:
             return
         if change.wrote:
             changes.append(change)
-            frames.append(journal.line(self._table.revision, at, self._durable, batch, change.slot))
+            frames.append(journal.line(self._table.revision, at, self._durable, batch, change.slot, bases))
 
     def _append(self, data: bytes, changes: Sequence[Change]) -> None:
         try:
@@ -609,7 +613,7 @@ class Directory:
         """End the journal and begin the next where the table stands. The documents are up to date."""
         number = self._number + 1
         self._table.forget(now())
-        head = journal.head(self._table.revision, self._table.sessions, disk.boot())
+        head = journal.head(self._table.revision, self._table.sessions, disk.boot(), self._table.still_waiting())
         draft = self._journals / f"{number}.new"
         with contextlib.suppress(FileNotFoundError):
             draft.unlink()
@@ -619,8 +623,8 @@ class Directory:
         draft.rename(journal.place(self._journals, number))
         disk.sync_directory(self._journals)
         with self._mutex:
-            self._open(number)
             self._table.carried(now())
+            self._open(number)
             self._booted = self._suspect = False
         self._sweep()
 

@@ -56,7 +56,7 @@ class FilesKV(KV):
             raise ArgumentError(f"durability must be 'fsync' or 'os', not {durability!r}", argument="durability")
         self._root = Path(root).absolute()
         with disk.translated(self._root):
-            if self._root.exists() and not self._root.is_dir():
+            if os.path.lexists(self._root) and not self._root.is_dir():
                 raise ArgumentError(f"root must be a directory; {self._root} is none", argument="root")
         self._base = self._root / name(text(prefix, "prefix", 128))
         self._durable = durability == "fsync"

@@ -15,6 +15,7 @@ import hashlib
 import os
 import re
 import time
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -170,11 +171,19 @@ class FlatDirectory(KV):
     def _files(self, key: str) -> list[Path]:
         """Return the files of a key that are there, the one that counts first."""
         safe = self._safe(key)
-        found = [safe] if os.path.lexists(safe) else []
+        found = [safe] if _there(safe) else []
+        if found and safe.name == f"{key}.json":
+            self._require_own(safe, key)
         bare = self._path / f"{key}.json"
-        if safe.name != bare.name and not _unsafe(bare.name) and os.path.lexists(bare) and self._belongs(bare, key):
+        if safe.name != bare.name and not _unsafe(bare.name) and _there(bare) and self._belongs(bare, key):
             found.append(bare)
         return found
+
+    def _require_own(self, safe: Path, key: str) -> None:
+        """Refuse a file whose name a folding file system takes for that of the key, and which says whose it is."""
+        holder = self._id(safe.name)
+        if holder is not None and holder != key and _folded(holder) == _folded(key):
+            raise DamagedError(f"{safe} holds {holder!r}, which this file system takes for {key!r}", path=str(safe))
 
     def _belongs(self, bare: Path, key: str) -> bool:
         # That it is there says nothing where names are folded, and listing the directory takes long: its content
@@ -252,6 +261,19 @@ def _now() -> int:
 
 def _unsafe(file: str) -> bool:
     return file.startswith(".") or "/" in file or os.sep in file or "\0" in file or len(file.encode()) > 255
+
+
+def _there(path: Path) -> bool:
+    """Return whether something has this name; not to be allowed to know is no answer."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
+def _folded(key: str) -> str:
+    return unicodedata.normalize("NFC", key).casefold()
 
 
 def _text(file: str) -> bool:

@@ -100,6 +100,8 @@ class Line(msgspec.Struct, array_like=True):
     sequence: int = 0
     digest: bytes | None = None
     replies: list[Any] | None = None
+    bases: dict[str, int] = {}
+    """Versions of the documents that it is the first to change, 0 for one that was not there."""
 
     def replay(self) -> list[Operation]:
         """Return the operations."""
@@ -120,9 +122,11 @@ class Head(msgspec.Struct):
     boot: str
     revision: int
     sessions: dict[str, tuple[int, dict[int, tuple[int, bytes | None, list[Any] | None]]]]
+    waiting: list[Line] = []
+    """What earlier journals had for documents that are damaged; it is done if they are put right."""
 
     @classmethod
-    def of(cls, revision: int, sessions: dict[str, Session], boot: str) -> Head:
+    def of(cls, revision: int, sessions: dict[str, Session], boot: str, waiting: list[Line]) -> Head:
         """Return the head of a journal that begins now."""
         return cls(
             FORMAT,
@@ -135,6 +139,7 @@ class Head(msgspec.Struct):
                 )
                 for name, session in sessions.items()
             },
+            waiting,
         )
 
     def restored(self) -> dict[str, Session]:
@@ -170,9 +175,9 @@ END: Final = frame(b"")
 """The frame after which a journal goes on in the next number. No other is so short."""
 
 
-def head(revision: int, sessions: dict[str, Session], boot: str) -> bytes:
+def head(revision: int, sessions: dict[str, Session], boot: str, waiting: list[Line]) -> bytes:
     """Return the frame with which a journal begins."""
-    return frame(_ENCODER.encode(Head.of(revision, sessions, boot)))
+    return frame(_ENCODER.encode(Head.of(revision, sessions, boot, waiting)))
 
 
 def digest(batch: Batch) -> bytes:
@@ -184,7 +189,7 @@ def digest(batch: Batch) -> bytes:
     return zlib.crc32(_ENCODER.encode([content, checks])).to_bytes(4, "little")
 
 
-def line(revision: int, at: int, durable: bool, batch: Batch, slot: Slot | None) -> bytes:
+def line(revision: int, at: int, durable: bool, batch: Batch, slot: Slot | None, bases: dict[str, int]) -> bytes:
     """Return the frame of a batch, with what is to be remembered of its token."""
     operations = [
         _FORMS[type(operation)](operation)  # type: ignore[index, arg-type]
@@ -192,12 +197,14 @@ def line(revision: int, at: int, durable: bool, batch: Batch, slot: Slot | None)
         if operation.writes and type(operation) is not Settle
     ]
     if slot is None:
-        return frame(_ENCODER.encode((revision, at, durable, operations)))
+        if not bases:
+            return frame(_ENCODER.encode((revision, at, durable, operations)))
+        return frame(_ENCODER.encode((revision, at, durable, operations, "", 0, 0, None, None, bases)))
     first = batch.operations[0] if batch.operations else None
     token = first.token if isinstance(first, Settle) else batch.token
     assert token is not None  # noqa: S101 - it has a slot
     kept = (token.session, token.slot, token.sequence, slot.digest, slot.replies)
-    return frame(_ENCODER.encode((revision, at, durable, operations, *kept)))
+    return frame(_ENCODER.encode((revision, at, durable, operations, *kept, bases)))
 
 
 # Reading

@@ -75,7 +75,9 @@ class Overlay(Table):
         self.replaced: set[str] = set()
         """Keys of which the journal knows all, because it began with a Set or a Delete of them."""
         self.damaged: dict[str, DamagedError] = {}
-        """Keys that the journal changes, and whose documents cannot be read."""
+        """Keys that the journal changes, and whose documents are not what it changed."""
+        self.waiting: list[journal.Line] = []
+        """What the journal has for them."""
         self.read = Read()
         self.loads = 0
         """How many documents were looked for."""
@@ -179,7 +181,9 @@ class Overlay(Table):
         held: dict[str, bool] = {}
         for operation in operations:
             if operation.key not in held:
-                held[operation.key] = self._holds(operation, line.revision)
+                held[operation.key] = self._holds(operation, line)
+        if self.damaged and any(key in self.damaged for key in held):
+            self.waiting.append(line)
         for operation in operations:
             if not held[operation.key]:
                 if type(operation) is Delete:
@@ -193,17 +197,47 @@ class Overlay(Table):
             session.used = line.at
             session.slots[line.slot] = line.kept()
 
-    def _holds(self, first: Operation, revision: int) -> bool:
+    def still_waiting(self) -> list[journal.Line]:
+        """Return what the journal has for documents that are damaged, and for nothing else."""
+        lines = []
+        for line in self.waiting:
+            operations = [item for item in line.operations if item[1] in self.damaged]
+            if operations:
+                bases = {key: base for key, base in line.bases.items() if key in self.damaged}
+                lines.append(journal.Line(line.revision, line.at, line.durable, operations, bases=bases))
+        return lines
+
+    def bases(self, batch: Batch) -> dict[str, int]:
+        """Return the versions of the documents that a batch is the first to change, 0 for those that are not there."""
+        bases: dict[str, int] = {}
+        replaced: set[str] = set()
+        for operation in batch.operations:
+            if not operation.writes or isinstance(operation, Settle) or operation.key in self.touched:
+                continue
+            key = operation.key
+            if type(operation) in _REPLACING:
+                replaced.add(key)
+            elif key not in bases and key not in replaced:
+                entry = self._read(key)
+                bases[key] = 0 if entry is None else entry.version
+        return bases
+
+    def _holds(self, first: Operation, line: journal.Line) -> bool:
         """Return whether a key is to be left alone: it has what is replayed, or nobody knows what it has."""
         key = first.key
         entry = self.touched.get(key)
         if entry is None and type(first) not in _REPLACING:
             try:
                 entry = self._read(key)
+                version = 0 if entry is None else entry.version
+                if version < line.revision and version != line.bases.get(key, version):
+                    path = self.path(key)
+                    raise DamagedError(f"{path} is damaged: it is not the one that was changed", path=str(path))
             except DamagedError as error:
                 self.damaged[key] = error
+                self.read.drop(key)
                 return True
-        return entry is not None and entry.version >= revision
+        return entry is not None and entry.version >= line.revision
 
     def carried(self, now: int) -> None:
         """Go on with a new journal: documents hold what the old one touched."""
@@ -215,6 +249,7 @@ class Overlay(Table):
         self.touched.clear()
         self.replaced.clear()
         self.damaged.clear()
+        self.waiting.clear()
         self.loaded = 0
 
 
