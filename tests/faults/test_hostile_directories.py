@@ -155,6 +155,8 @@ PLACES: Final[Mapping[str, set[str]]] = {
 
 OF_DIRECTORIES: Final = ("root", "prefix", "namespace", "directory of the journal")
 NOT_FOR_DIRECTORIES: Final = ("a hard link to what it was", "a directory")
+NOT_FOR_ROOTS: Final = ("a link to what it was", "a link to a directory")
+"""A user may link the directory of a store to where there is room for it."""
 
 
 def paths_of(place: str, history: History) -> list[str]:
@@ -201,6 +203,8 @@ def test_what_stands_in_the_place_of_a_part_of_the_store_is_not_followed_and_nev
 ) -> None:
     if place in OF_DIRECTORIES and kind in NOT_FOR_DIRECTORIES:
         kind = "a foreign file"
+    if place == "root" and kind in NOT_FOR_ROOTS:
+        kind = "a link to nothing"
     for number, file in enumerate(paths_of(place, history)):
         here = ram / str(number)
         here.mkdir()

@@ -11,6 +11,7 @@ safe name counts.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
@@ -137,7 +138,13 @@ class FlatDirectory(KV):
             except DamagedError:
                 set_aside(file)
         if isinstance(operation, Set):
-            replace(files[0] if files else self._safe(operation.key), operation.value)
+            safe = self._safe(operation.key)
+            if not files and _there(safe):
+                raise DamagedError(
+                    f"{safe} holds {self._id(safe.name)!r}, which this file system takes for {operation.key!r}",
+                    path=str(safe),
+                )
+            replace(files[0] if files else safe, operation.value)
             replies: list[Reply] = [_version(operation.value)]
         else:
             for file in files:
@@ -171,19 +178,16 @@ class FlatDirectory(KV):
     def _files(self, key: str) -> list[Path]:
         """Return the files of a key that are there, the one that counts first."""
         safe = self._safe(key)
-        found = [safe] if _there(safe) else []
-        if found and safe.name == f"{key}.json":
-            self._require_own(safe, key)
+        found = [safe] if _there(safe) and self._owns(safe, key) else []
         bare = self._path / f"{key}.json"
         if safe.name != bare.name and not _unsafe(bare.name) and _there(bare) and self._belongs(bare, key):
             found.append(bare)
         return found
 
-    def _require_own(self, safe: Path, key: str) -> None:
-        """Refuse a file whose name a folding file system takes for that of the key, and which says whose it is."""
-        holder = self._id(safe.name)
-        if holder is not None and holder != key and _folded(holder) == _folded(key):
-            raise DamagedError(f"{safe} holds {holder!r}, which this file system takes for {key!r}", path=str(safe))
+    def _owns(self, safe: Path, key: str) -> bool:
+        """Return False for a file whose name a folding file system takes for that of the key, and says whose it is."""
+        holder = self._id(safe.name) if safe.name == f"{key}.json" else None
+        return holder is None or holder == key or _folded(holder) != _folded(key)
 
     def _belongs(self, bare: Path, key: str) -> bool:
         # That it is there says nothing where names are folded, and listing the directory takes long: its content
@@ -267,8 +271,10 @@ def _there(path: Path) -> bool:
     """Return whether something has this name; not to be allowed to know is no answer."""
     try:
         path.lstat()
-    except (FileNotFoundError, NotADirectoryError):
-        return False
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EINVAL, errno.ENAMETOOLONG):
+            return False  # Windows refuses to look for some names.
+        raise
     return True
 
 
