@@ -88,6 +88,8 @@ class Effort:
     """Contents of one file at one moment."""
     combinations: int
     """Of the contents of several files, and (any order) of names."""
+    prefixes: int
+    """First parts of the operations on names."""
     piece: int = PAGE
     """Bytes that reach the disk together."""
     any_order: bool = False
@@ -202,7 +204,10 @@ class History:
                 yield certain.union(itertools.compress(pending, keep))
         else:
             least = max((place + 1 for place, index in enumerate(ordered) if index in durable), default=0)
-            for length in range(least, len(ordered) + 1):
+            lengths: Sequence[int] = range(least, len(ordered) + 1)
+            if len(lengths) > effort.prefixes:
+                lengths = [least, *chance.sample(lengths[1:-1], effort.prefixes - 2), len(ordered)]
+            for length in lengths:
                 yield set(ordered[:length])
 
     def _contents(self, inode: int, kept: set[int], synced: int, effort: Effort, chance: random.Random) -> list[bytes]:

@@ -159,7 +159,6 @@ def write_history(root: Path) -> History:
                 moments.append(_moment(root, kv, Batch(SPACE, operations, token=token)))
             if len(history.moments) == 0:
                 kv.namespace(*NEIGHBOUR).set("k", NEIGHBOURS)
-            kv.checkpoint()
         history.moments.append(moments)
     history.settled = read_tree(root)
     return history

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import os
 import secrets
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any, Final
 
@@ -52,7 +53,12 @@ def package() -> list[ModuleType]:
 
 def forget() -> None:
     """Empty the caches of the package's functions, as in a new process."""
-    for module in package():
-        for value in list(vars(module).values()):
-            if callable(clear := getattr(value, "cache_clear", None)):
-                clear()
+    for clear in _clearings(len(sys.modules)):
+        clear()
+
+
+@functools.cache
+def _clearings(modules: int) -> list[Callable[[], None]]:
+    """Return what empties the caches, as long as there are so many modules."""
+    functions = [function for module in package() for function in vars(module).values()]
+    return [function.cache_clear for function in functions if hasattr(function, "cache_clear")]

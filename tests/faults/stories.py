@@ -142,9 +142,9 @@ STORIES: Final[dict[str, Story]] = {
         ((Set("a", large(b"1")),), (Set("b", large(b"2")),), CHECKPOINT, (Set("a", b"small"),), CHECKPOINT),
     ),
     "many documents are written": Story(
-        (tuple(Set(f"k{i}", b"old") for i in range(30)), CHECKPOINT),
+        (tuple(Set(f"k{i}", b"old") for i in range(20)), CHECKPOINT),
         (
-            (*(Set(f"k{i}", b"new %d" % i) for i in range(5, 45)), *(Delete(f"k{i}") for i in range(5))),
+            (*(Set(f"k{i}", b"new %d" % i) for i in range(5, 38)), *(Delete(f"k{i}") for i in range(5))),
             CHECKPOINT,
             (Set("k0", b"back"),),
         ),

@@ -30,17 +30,17 @@ T = TypeVar("T")
 
 NIGHTLY: Final = PROFILE == "nightly"
 
-FIRST: Final = Effort(contents=5000, combinations=5000) if NIGHTLY else Effort(contents=250, combinations=100)
+ALL: Final = 10**9
+FEW: Final = Effort(contents=250, combinations=100, prefixes=12)
+FIRST: Final = Effort(contents=5000, combinations=5000, prefixes=ALL) if NIGHTLY else FEW
 """For the states that a story leaves."""
-FEWER: Final = Effort(contents=250, combinations=500)
-"""The same, where each is only the beginning."""
-SHARE: Final = 10**9 if NIGHTLY else 1500
+SHARE: Final = ALL if NIGHTLY else 600
 """How many of these are looked at, by a random choice if there are more."""
-SECTORS: Final = Effort(contents=2000, combinations=5000, piece=512)
-AGAIN: Final = Effort(contents=250, combinations=500) if NIGHTLY else Effort(contents=20, combinations=20)
+SECTORS: Final = Effort(contents=2000, combinations=5000, prefixes=ALL, piece=512)
+AGAIN: Final = FEW if NIGHTLY else Effort(contents=20, combinations=20, prefixes=5)
 """For the states that another power cut leaves, from each of many beginnings."""
-BEGINNINGS, EACH = (10**9, 10**9) if NIGHTLY else (25, 15)
-"""How many beginnings are tried, and how many states of each are looked at; all of them at night."""
+BEGINNINGS, MOMENTS, EACH = (ALL, ALL, ALL) if NIGHTLY else (20, 40, 8)
+"""How many beginnings are tried, how many moments to be killed at, and how many states of each are looked at."""
 
 cases = pytest.mark.parametrize(("name", "form"), CASES)
 
@@ -169,7 +169,7 @@ def test_a_power_cut_while_a_store_recovers_from_another_changes_nothing(
 ) -> None:
     stage = Stage(name, form)
     examination = Examination(stage, machine, ram)
-    for number, state in enumerate(chosen(states(stage, record(stage, ram / "disk"), FEWER), BEGINNINGS)):
+    for number, state in enumerate(chosen(states(stage, record(stage, ram / "disk"), FEW), BEGINNINGS)):
         root = ram / f"first-{number}"
         build(root, state.tree)
         machine.restart()
@@ -192,7 +192,7 @@ def test_a_writer_is_killed_and_the_power_cut_comes_while_the_next_one_writes(
     whole = record(stage, ram / "disk")
     moments = [end for end, event in enumerate(whole.events[:-1], 1) if not isinstance(event, Mark)]
     examination = Examination(stage, machine, ram)
-    for end in moments:
+    for end in chosen(moments, MOMENTS):
         history, root = whole.until(end), ram / f"killed-{end}"
         build(root, history.tree())
         mark = [event for event in history.events if isinstance(event, Mark)][-1]
@@ -222,7 +222,7 @@ def test_a_durable_store_needs_no_order_of_names(name: str, form: Form, machine:
     """Not "os": what is never synced can only be in order where the file system keeps the order."""
     stage = Stage(name, form)
     examination = Examination(stage, machine, ram)
-    examination.examine(states(stage, record(stage, ram / "disk"), evolve(FEWER, any_order=True)))
+    examination.examine(states(stage, record(stage, ram / "disk"), evolve(FEW, any_order=True)))
     examination.report()
 
 
@@ -286,7 +286,7 @@ def test_the_model_knows_what_each_way_to_save_a_file_is_worth(
     recorder = Recorder(root, History.of(read_tree(root)))
     with recorder.recording():
         saved(root / "file", how)
-    effort = Effort(100, 100, any_order=any_order)
+    effort = Effort(100, 100, 100, any_order=any_order)
     history = recorder.history
     last = {tree["file"] for tree in history.survivors(effort)}
     ever = {tree["file"] for end in history.cuts() for tree in history.until(end).survivors(effort)}

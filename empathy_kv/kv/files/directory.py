@@ -373,7 +373,7 @@ class Directory:
                     self._refresh()
             if self._refusal is not None:
                 raise self._refusal
-            if self._cut and not self._booted:
+            if self._cut and not self._ended:
                 os.ftruncate(self._descriptor, self._offset)
                 self._cut = False
         return not (self._descriptor == _NONE or self._ended or self._booted or self._suspect)
@@ -541,7 +541,7 @@ class Directory:
                 return
             if self._descriptor == _NONE:
                 self._table.revision = highest(self._path)
-                self._next()
+                self._next([])
             else:
                 self._turn()
 
@@ -550,7 +550,7 @@ class Directory:
         self._busy = True
         try:
             self._document({} if written is None else written)
-            self._next()
+            self._next(self._gone())
         finally:
             self._busy = False
 
@@ -565,17 +565,24 @@ class Directory:
             return
         few = disk.few(keys)
         drafts: list[tuple[Path, str]] = []
-        gone: list[Path] = []
+        synced = _NONE
         for start in range(0, len(keys), 64):
             with self._mutex:
                 at = now()
+                end = self._offset
+                descriptor = _NONE if end == synced else os.dup(self._descriptor)
                 encoded = [self._encoded(key, at) for key in keys[start : start + 64] if key in table.touched]
+            if descriptor != _NONE:
+                # First the journal: a document that is ahead of what a power cut leaves of it has half a batch.
+                try:
+                    disk.sync_data(descriptor)
+                finally:
+                    disk.shut(descriptor)
+                synced = end
             for key, state, data in encoded:
                 written[key] = state
                 path = table.path(key)
-                if not data:
-                    gone.append(path)
-                elif key not in table.replaced or not self._created(path, data, durable=few):
+                if data and (key not in table.replaced or not self._created(path, data, durable=few)):
                     draft = self._journals / f"{path.name}.new"
                     with contextlib.suppress(FileNotFoundError):
                         draft.unlink()
@@ -588,11 +595,19 @@ class Directory:
             if key in table.replaced:
                 set_aside(path, disk.load(draft))
             draft.replace(path)
-        for path in gone:
-            set_aside(path, b"")
-            with contextlib.suppress(FileNotFoundError):
-                path.unlink()
         disk.sync_directory(self._path)
+
+    def _gone(self) -> list[str]:
+        """Return the keys whose documents are to be deleted, after keeping aside what is damaged of them."""
+        at = now()
+        gone = []
+        for key, entry in self._table.touched.items():
+            if isinstance(entry, Tombstone) or expired(entry, at):
+                path = self._table.path(key)
+                if os.path.lexists(path):
+                    set_aside(path, b"")
+                    gone.append(key)
+        return gone
 
     def _encoded(self, key: str, at: int) -> tuple[str, Stamp, bytes]:
         """Return a key's state and its document, which is empty for what is deleted or has expired."""
@@ -609,11 +624,16 @@ class Directory:
             return False
         return True
 
-    def _next(self) -> None:
-        """End the journal and begin the next where the table stands. The documents are up to date."""
+    def _next(self, gone: Sequence[str]) -> None:
+        """End the journal and begin the next where the table stands. The documents are up to date, but for those gone.
+
+        They go when the next journal is there, which says that they are deleted: what the old one changes needs them.
+        """
         number = self._number + 1
         self._table.forget(now())
-        head = journal.head(self._table.revision, self._table.sessions, disk.boot(), self._table.still_waiting())
+        head = journal.head(
+            self._table.revision, self._table.sessions, disk.boot(), self._table.still_waiting(gone, now())
+        )
         draft = self._journals / f"{number}.new"
         with contextlib.suppress(FileNotFoundError):
             draft.unlink()
@@ -626,6 +646,9 @@ class Directory:
             self._table.carried(now())
             self._open(number)
             self._booted = self._suspect = False
+        for key in gone:
+            with contextlib.suppress(FileNotFoundError):
+                self._table.path(key).unlink()
         self._sweep()
 
     def _end(self) -> None:

@@ -123,7 +123,8 @@ class Head(msgspec.Struct):
     revision: int
     sessions: dict[str, tuple[int, dict[int, tuple[int, bytes | None, list[Any] | None]]]]
     waiting: list[Line] = []
-    """What earlier journals had for documents that are damaged; it is done if they are put right."""
+    """What earlier journals had for documents that are damaged, done if they are put right; and keys that are deleted,
+    whose documents may still be there."""
 
     @classmethod
     def of(cls, revision: int, sessions: dict[str, Session], boot: str, waiting: list[Line]) -> Head:

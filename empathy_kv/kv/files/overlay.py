@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -197,9 +197,9 @@ class Overlay(Table):
             session.used = line.at
             session.slots[line.slot] = line.kept()
 
-    def still_waiting(self) -> list[journal.Line]:
-        """Return what the journal has for documents that are damaged, and for nothing else."""
-        lines = []
+    def still_waiting(self, gone: Sequence[str], at: int) -> list[journal.Line]:
+        """Return what the next journal begins with: what this one has for damaged documents, and the keys deleted."""
+        lines = [journal.Line(self.revision, at, True, [["del", key] for key in gone])] if gone else []
         for line in self.waiting:
             operations = [item for item in line.operations if item[1] in self.damaged]
             if operations:
