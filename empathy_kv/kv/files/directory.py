@@ -98,7 +98,7 @@ class Directory:
         disk.shut(descriptor)
         self._table = Overlay(self._path)
         self._number = 0
-        self._offset = self._began = self._revision = 0
+        self._offset = self._began = self._synced = self._revision = 0
         self._refusal: OSError | None = None
         self._ended = self._cut = self._booted = self._lenient = False
 
@@ -222,7 +222,7 @@ class Directory:
         old, self._descriptor = self._descriptor, descriptor
         disk.shut(old)
         self._refusal, self._number = refusal, number
-        self._offset = self._began = end
+        self._offset = self._began = self._synced = end
         self._ended = self._cut = False
         self._booted = head.boot != disk.boot()
         self._lenient = self._booted or not head.boot
@@ -403,6 +403,10 @@ class Directory:
                     self._revision = self._table.revision
                     self._wrote = True
             if data and self._durable:
+                if self._synced < self._offset:
+                    # Whoever wrote that may have died before it was durable. A frame that has this one behind it has
+                    # to be: else what a power cut leaves looks like damage.
+                    self._sync()
                 self._append(data, ())
                 self._sync()
                 with self._mutex:
@@ -432,6 +436,7 @@ class Directory:
             for change in changes:
                 change.redo()
             self._offset += size
+            self._synced = self._offset
             self._revision = self._table.revision
         except Exception:  # noqa: BLE001 - it is committed, and the replies are known: the journal has the rest
             self._restart()
