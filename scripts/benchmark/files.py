@@ -44,13 +44,9 @@ class Size:
     large: int
     """Documents of the large store."""
     written: int
-    """Documents that are written while memory is watched."""
-    looks: int
-    """How often that is done."""
+    """Documents that are written while memory is watched, which is done once."""
     seconds: float
     """For how long processes write side by side."""
-    lists: int
-    """Lists of a contender in a round."""
     keys: int = 1_000
     """Documents of the small store, which is read, listed and overwritten, and what is recorded at the first look."""
     fill: int = 10_000
@@ -59,13 +55,39 @@ class Size:
 
 SIZES: Final[Mapping[str, Size]] = {
     "full": Size(
-        40, 250, 60, 20, repeats=5, recorded=1_000_000, large=100_000, written=50_000, looks=3, seconds=0.5, lists=3
+        rounds=30,
+        turn=200,
+        durable_rounds=50,
+        durable_turn=20,
+        repeats=3,
+        recorded=1_000_000,
+        large=100_000,
+        written=50_000,
+        seconds=0.4,
     ),
     "quick": Size(
-        15, 100, 20, 10, repeats=3, recorded=100_000, large=10_000, written=10_000, looks=1, seconds=0.1, lists=1
+        rounds=15,
+        turn=100,
+        durable_rounds=20,
+        durable_turn=10,
+        repeats=3,
+        recorded=100_000,
+        large=10_000,
+        written=10_000,
+        seconds=0.1,
     ),
     "tiny": Size(
-        2, 5, 2, 3, repeats=1, recorded=50, large=40, written=40, looks=1, seconds=0.02, lists=1, keys=20, fill=20
+        rounds=2,
+        turn=5,
+        durable_rounds=2,
+        durable_turn=3,
+        repeats=1,
+        recorded=50,
+        large=40,
+        written=40,
+        seconds=0.02,
+        keys=20,
+        fill=20,
     ),
 }
 
@@ -238,7 +260,7 @@ def list_turns(peer: Peer, size: Size, settled: bool, room: Room) -> Iterator[Se
     with _small(peer, size, room, settled) as store:
         expect(len(dict(store.items())) == size.keys, "list all")
         while True:
-            yield timed(lambda: list(store.items()), [()] * size.lists)
+            yield timed(lambda: list(store.items()), [()])
 
 
 def _fill(size: Size) -> Job:
@@ -463,7 +485,7 @@ def _memory(size: Size) -> Job:
     ]
     if not Path("/proc/self/statm").exists():
         rows = [evolve(row, missing="memory is measured on Linux only") for row in rows]
-    return Job("memory", "growth of a process", "MB", size.looks, rows, warm_up=0)
+    return Job("memory", "growth of a process", "MB", 1, rows, warm_up=0)
 
 
 def _alone(function: Callable[..., float], *arguments: Any) -> float:

@@ -23,7 +23,7 @@ from typing import Any, Final
 
 import msgspec
 
-from empathy_kv.errors import ArgumentError, DamagedError, OutcomeUnknown
+from empathy_kv.errors import ArgumentError, DamagedError, OutcomeUnknown, StorageError
 from empathy_kv.kv.files.disk import load, make, replace, set_aside, sync_directory, translated
 from empathy_kv.kv.files.lock import Lock
 from empathy_kv.kv.files.names import name
@@ -140,8 +140,9 @@ class FlatDirectory(KV):
         if isinstance(operation, Set):
             safe = self._safe(operation.key)
             if not files and _there(safe):
-                raise DamagedError(
+                raise StorageError(
                     f"{safe} holds {self._id(safe.name)!r}, which this file system takes for {operation.key!r}",
+                    errno=errno.EEXIST,
                     path=str(safe),
                 )
             replace(files[0] if files else safe, operation.value)
