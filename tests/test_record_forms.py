@@ -119,7 +119,7 @@ def test_a_usual_record_goes_the_short_way_and_is_the_same(kind: type) -> None:
         CollaborationState(trust_level=0),
         Interaction("u", 1, False, 0.0),
     ],
-    ids=repr,
+    ids=lambda record: type(record).__name__,
 )
 def test_so_does_a_record_that_is_new_or_has_an_int_for_a_float(record: Any) -> None:
     kind = type(record)
