@@ -609,9 +609,12 @@ class Directory:
         for key, entry in self._table.touched.items():
             if isinstance(entry, Tombstone) or expired(entry, at):
                 path = self._table.path(key)
-                if os.path.lexists(path):
-                    set_aside(path, b"")
-                    gone.append(key)
+                try:
+                    path.lstat()  # Not lexists: it takes an I/O error for absence.
+                except FileNotFoundError:
+                    continue
+                set_aside(path, b"")
+                gone.append(key)
         return gone
 
     def _encoded(self, key: str, at: int) -> tuple[str, Stamp, bytes]:
