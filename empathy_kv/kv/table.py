@@ -299,6 +299,8 @@ class Table(Writers):
             # What the general way comes to, for what is done most.
             operation: Any = batch.operations[0]
             if type(operation) in _BLIND:
+                if type(operation) is Delete:
+                    self.there(operation.key, now)  # What it has to look at is looked at before anything is written.
                 return
             entry = self.live(operation.key, now)
             if entry is not None and operation.kind is not None and entry.kind != operation.kind:
@@ -313,6 +315,8 @@ class Table(Writers):
         foreseen: dict[str, Foreseen] = {}
         for operation in operations:
             key = operation.key
+            if type(operation) is Delete and key not in kinds:
+                self.there(key, now)
             if type(operation) not in _BLIND:
                 if key not in kinds:
                     entry = self.live(key, now)

@@ -260,6 +260,7 @@ class Change:
         "_at",
         "_batch",
         "_before",
+        "_found",
         "_last",
         "_logged",
         "_marks",
@@ -278,6 +279,7 @@ class Change:
         self._revision = table.revision
         self._before: list[tuple[str, Entry | Tombstone | None]] = []
         self._states: list[tuple[Entry, Entry, dict[str, bytes | None]]] = []
+        self._found: list[tuple[str, Entry | None]] = []
         self._marks: list[tuple[SortedSet, int]] = []
         self._logged: list[SortedSet] = []
         self._last: tuple[int, Slot | None] | None = None
@@ -317,6 +319,8 @@ class Change:
         if type(operation) in _REPLACING:
             return  # They leave the old entry as it is.
         entry = self._table.find(key)
+        if key not in self._table.touched:
+            self._found.append((key, entry))
         if entry is None:
             return
         content: Any = entry.content
@@ -370,6 +374,10 @@ class Change:
         """Do again what was undone."""
         table, token = self._table, self.token
         if not isinstance(self._batch.operations[0] if self._batch.operations else None, Settle):
+            for key, entry in self._found:
+                if key not in table.touched:
+                    # Not from its document again: a checkpoint of another process may have put this batch into it.
+                    table.read.put(key, entry, 0 if entry is None else weight(entry))
             table.revision += 1
             table.apply(self._batch.operations, self._at)
         if token is not None and self.slot is not None:
