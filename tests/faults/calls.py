@@ -6,23 +6,28 @@ A layer over `os` and `fcntl`, in this process alone and for as long as it is wa
         with calls.under(record()): ...                    # then calls.made
         with calls.under(kill_at(7)): ...                  # SIGKILL before the seventh call
         with calls.under(fail_at(7, errno.ENOSPC)): ...    # the seventh call raises OSError
+        with calls.under(meanwhile_at(7, act)): ...        # act() happens before the seventh call
 
 Files that are opened with `open` and its kin are seen too, because the pure Python twin of `io` takes its place
-meanwhile. What bypasses the layer (a C library, mmap) is found by comparing it with strace, which `test_calls.py` does.
+meanwhile; so is `syncfs`, which only `ctypes` reaches. What bypasses the layer (another C library, mmap) is found by
+comparing it with strace, which `test_calls.py` does.
 """
 
 from __future__ import annotations
 
 import _pyio
 import builtins
+import ctypes
 import errno
 import fcntl
 import io
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import BuiltinFunctionType
 from typing import Any, Final, Self
 
 from attrs import Factory, define, frozen
@@ -43,6 +48,7 @@ ERRNOS: Final[dict[str, tuple[int, ...]]] = {
     "fallocate": (errno.EIO, *SPACE),
     "fsync": (errno.EIO, *SPACE),
     "fdatasync": (errno.EIO, *SPACE),
+    "syncfs": (errno.EIO, *SPACE),
     "close": (errno.EIO,),
     "rename": (*_CHANGE, *SPACE),
     "link": (*_CHANGE, *SPACE),
@@ -69,7 +75,7 @@ ERRNOS: Final[dict[str, tuple[int, ...]]] = {
 LOOKS: Final = ("stat", "access", "readlink", "statvfs", "lseek", "fcntl", "ioctl", "getdents64")
 """Calls that change nothing, and of which `open` and its twin each make a few of their own."""
 WRITES: Final = ("write", "pwrite", "writev")
-SYNCS: Final = ("fsync", "fdatasync")
+SYNCS: Final = ("fsync", "fdatasync", "syncfs")
 
 # The functions of `os` by the name of the call that they make.
 _FUNCTIONS: Final = {
@@ -112,6 +118,7 @@ _FUNCTIONS: Final = {
 _LOCKS: Final = {"flock": "flock", "lockf": "lockf", "fcntl": "fcntl"}
 _SECOND_IS_FILE: Final = ("rename", "link", "symlink")
 _ACCESS: Final = os.access
+_CDLL: Final = ctypes.CDLL
 
 
 @frozen
@@ -136,6 +143,7 @@ class Fault:
     persistent: bool = False
     part: float | None = None
     kills: bool = False
+    meanwhile: Callable[[], None] | None = None
     met: list[Call] = Factory(list)
 
     def __str__(self) -> str:
@@ -144,7 +152,7 @@ class Fault:
         elif isinstance(self.raises, int):
             what = errno.errorcode[self.raises]
         else:
-            what = "nothing" if self.raises is None else self.raises.__name__
+            what = "no error" if self.raises is None else self.raises.__name__
         part = "" if self.part is None else f" after {self.part:.0%} of the bytes"
         return f"{what}{part}{' from then on' * self.persistent}"
 
@@ -153,6 +161,9 @@ class Fault:
         if not self._due(call):
             return do()
         self.met.append(call)
+        if self.meanwhile is not None:
+            self.meanwhile()
+            return do()
         if self.part is not None and call.number == self.number:
             result = cut(self.part)
             if not self.kills:
@@ -195,6 +206,11 @@ def fail_at(
     return Fault(number, error, persistent, part)
 
 
+def meanwhile_at(number: int, act: Callable[[], None]) -> Fault:
+    """Let something else happen before the call."""
+    return Fault(number, meanwhile=act)
+
+
 def short_at(number: int) -> Fault:
     """Let the call write half of its bytes and say so, which is no error."""
     return Fault(number, part=0.5)
@@ -208,6 +224,32 @@ def _errnos(name: str, arguments: tuple[Any, ...]) -> tuple[int, ...]:
     return ERRNOS[name]
 
 
+def _syncfs(descriptor: int) -> None:
+    if _CDLL(None, use_errno=True).syncfs(descriptor) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+class _Library(ctypes.CDLL):
+    """The C library with a `syncfs` that is watched. It is found again where somebody keeps it for the next layer."""
+
+    syncfs: Any = None
+
+    def __getattribute__(self, name: str) -> Any:
+        if name != "syncfs":
+            return super().__getattribute__(name)
+
+        def syncfs(descriptor: int) -> int:
+            try:
+                _Library.syncfs(descriptor)
+            except OSError as error:
+                ctypes.set_errno(error.errno or 0)
+                return -1
+            return 0
+
+        return syncfs
+
+
 class Calls:
     """The layer, for the files below `directory`, which must not be a link."""
 
@@ -219,13 +261,23 @@ class Calls:
         self.made: list[Call] = []
 
     def __enter__(self) -> Self:
+        watched: dict[Any, Any] = {}
         for module, functions in ((os, _FUNCTIONS), (fcntl, _LOCKS)):
             for function, name in functions.items():
                 if hasattr(module, function):
-                    self._replace(module, function, self._watched(name, getattr(module, function)))
+                    original = getattr(module, function)
+                    watched[original] = self._watched(name, original)
+                    self._replace(module, function, watched[original])
+        for module_name, each in list(sys.modules.items()):
+            if module_name.startswith("empathy_kv"):  # It may have such a function under a name of its own.
+                for name, value in list(vars(each).items()):
+                    if isinstance(value, BuiltinFunctionType) and value in watched:
+                        self._replace(each, name, watched[value])
         self._replace(io, "FileIO", _pyio.FileIO)
         self._replace(io, "open", _pyio.open)
         self._replace(builtins, "open", _pyio.open)
+        self._replace(ctypes, "CDLL", _Library)
+        _Library.syncfs = self._watched("syncfs", _syncfs)
         return self
 
     def __exit__(self, *_: object) -> None:

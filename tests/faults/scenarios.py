@@ -16,7 +16,7 @@ from typing import Any, Final, TypeAlias
 
 from attrs import frozen
 
-from empathy_kv.kv.files import FilesKV
+from empathy_kv.kv.files import FilesKV, disk
 from empathy_kv.kv.interface import Namespace
 from empathy_kv.kv.operations import (
     Delete,
@@ -48,9 +48,10 @@ PATIENCE: Final = 1.0
 
 @frozen
 class Write:
-    """One batch."""
+    """One batch, with a token of the test's own, or with what the store makes of one that has none."""
 
     operations: tuple[Operation, ...]
+    signed: bool = True
 
 
 @frozen
@@ -79,11 +80,16 @@ class Checkpoint:
 
 
 @frozen
+class Tend:
+    """What the store does of itself when it is idle: a checkpoint, whose failure is no one's who writes."""
+
+
+@frozen
 class Close:
     """Close the store; nothing can follow."""
 
 
-Step: TypeAlias = Write | Save | Remove | Look | Checkpoint | Close
+Step: TypeAlias = Write | Save | Remove | Look | Checkpoint | Tend | Close
 
 # Stores
 
@@ -103,7 +109,7 @@ class Home(ABC):
         """Do a step; a write is named by the number `token`."""
 
     @abstractmethod
-    def settle(self, token: int) -> bool | None:
+    def settle(self, token: int | Token) -> bool | None:
         """Return whether the write was applied; None if this kind of store cannot know."""
 
     @abstractmethod
@@ -145,19 +151,23 @@ class KeyValueHome(Home):
 
     def take(self, step: Step, token: int) -> None:
         match step:
-            case Write(operations):
-                self._namespace.execute(*operations, token=self._token(token))
+            case Write(operations, signed):
+                self._namespace.execute(*operations, token=self._token(token) if signed else None)
             case Look():
                 self.read()
             case Checkpoint():
                 self._kv.checkpoint()
+            case Tend():
+                sizes: dict[Any, int] = {}
+                self._kv.tend(sizes)
+                self._kv.tend(sizes)
             case Close():
                 self._kv.close()
             case _:
                 raise TypeError(step)
 
-    def settle(self, token: int) -> bool | None:
-        return self._kv.settle(self._token(token))
+    def settle(self, token: int | Token) -> bool | None:
+        return self._kv.settle(self._token(token) if isinstance(token, int) else token)
 
     @staticmethod
     def _token(number: int) -> Token:
@@ -170,6 +180,15 @@ class KeyValueHome(Home):
             raise AssertionError("what was written at last is not there")
         self._kv.checkpoint()
         self._kv.close()
+
+
+class ManyHome(KeyValueHome):
+    """The same, but a few documents are as many as it syncs together, not one by one."""
+
+    def __init__(self, place: Path, durability: Any) -> None:
+        super().__init__(place, durability)
+        assert isinstance(disk._FEW, int)
+        disk._FEW = 2  # type: ignore[misc]  # in this process, which is a child
 
 
 class FlatHome(Home):
@@ -194,7 +213,7 @@ class FlatHome(Home):
             case _:
                 raise TypeError(step)
 
-    def settle(self, token: int) -> bool | None:
+    def settle(self, token: int | Token) -> bool | None:
         return None
 
     def finish(self) -> None:
@@ -218,7 +237,7 @@ class NaiveHome(Home):
                 assert isinstance(operation, Set)
                 (self._place / operation.key).write_bytes(operation.value)
 
-    def settle(self, token: int) -> bool | None:
+    def settle(self, token: int | Token) -> bool | None:
         return None
 
     def finish(self) -> None:
@@ -293,6 +312,14 @@ SCENARIOS: Final = (
         _JOURNAL,
     ),
     Scenario("compaction", (Checkpoint(), Write((Delete("v1"),)), Checkpoint(), _COUNT), _DOCUMENTS, _JOURNAL),
+    Scenario(
+        "unsigned",
+        (Write(_COUNT.operations, signed=False), Write(_TEN.operations, signed=False)),
+        _DOCUMENTS,
+        cold=True,
+    ),
+    Scenario("idle", (_COUNT, Tend(), Write((Delete("v1"),)), Tend()), _DOCUMENTS, _JOURNAL),
+    Scenario("many", (Checkpoint(), _COUNT), _DOCUMENTS, _JOURNAL, kind=ManyHome),
     Scenario("close", (_COUNT, Close()), _DOCUMENTS, _JOURNAL),
     Scenario("reopen", (Look(), _COUNT), _DOCUMENTS, _JOURNAL, cold=True),
     Scenario("create", (Look(), _COUNT, _COUNT), cold=True),

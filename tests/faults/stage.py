@@ -12,6 +12,7 @@ import re
 import shutil
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,7 @@ from forks import Ended, Forks
 from scenarios import ISSUED, Close, Home, Scenario, State, Write
 
 from empathy_kv.errors import ClosedError, NotApplied, OutcomeUnknown, StorageError
+from empathy_kv.kv.files import engine
 
 Say: TypeAlias = Callable[[Any], None]
 
@@ -32,6 +34,9 @@ def changes(state: State | None, before: State) -> State:
     there = state or {}
     return {key: there.get(key) for key in sorted({*there, *before}) if there.get(key) != before.get(key)}
 
+
+_NUMBERED: Final = re.compile(r"/[0-9]+(?=\.|$)")
+"""A file that has only a number for a name, which says how many there were before."""
 
 # In children
 
@@ -67,10 +72,11 @@ def walk(say: Say, scenario: Scenario, place: Path, durability: str, until: int)
 
 
 @contextmanager
-def _watched(scenario: Scenario, place: Path, durability: str, fault: Fault) -> Iterator[tuple[Home, Calls]]:
+def watched(scenario: Scenario, place: Path, durability: str, fault: Fault) -> Iterator[tuple[Home, Calls]]:
     # The clock stands still, so that a disk that would be the same but for a time is the same, and looked at once.
     with Calls(place) as calls:
         time.time_ns = lambda: ISSUED * 1_000_000
+        engine.IDLE = 3600.0  # type: ignore[misc]  # Its thread would make a call now and then.
         home = scenario.kind(place, durability)
         if not scenario.cold:
             home.read()
@@ -80,7 +86,7 @@ def _watched(scenario: Scenario, place: Path, durability: str, fault: Fault) -> 
 
 def perform(say: Say, scenario: Scenario, place: Path, durability: str, fault: Fault) -> None:
     """Take the steps under the fault. Say the number of each that returned, and at last which calls were made."""
-    with _watched(scenario, place, durability, fault) as (home, calls):
+    with watched(scenario, place, durability, fault) as (home, calls):
         for number, step in enumerate(scenario.steps):
             home.take(step, number)
             say(number)
@@ -107,6 +113,7 @@ class Failure:
     closed: bool
     unknown: bool
     errno: int | None
+    token: Any
     text: str
 
     @classmethod
@@ -119,6 +126,7 @@ class Failure:
             isinstance(error, ClosedError),
             not isinstance(error, NotApplied),
             getattr(error, "errno", None),
+            getattr(error, "token", None),
             _told(error),
         )
 
@@ -146,6 +154,8 @@ class Endured:
     after: State | None = None
     """What was read when the fault was over."""
     settled: bool | None = None
+    stopped: bool = False
+    """Whether it ended there, because nobody can ask what became of a write that has no token."""
     last: State | None = None
     """What was read when all steps had been taken after all."""
     closed_twice: int = 0
@@ -171,7 +181,7 @@ def _endured(scenario: Scenario, place: Path, copy: Path, durability: str, fault
         seen.closed_twice += getattr(ignored.exc_value, "errno", None) == errno.EBADF
 
     sys.unraisablehook = unraisable
-    with _watched(scenario, place, durability, fault) as (home, _):
+    with watched(scenario, place, durability, fault) as (home, _):
         for number, step in enumerate(scenario.steps):
             met = len(fault.met)
             try:
@@ -195,7 +205,12 @@ def _endured(scenario: Scenario, place: Path, copy: Path, durability: str, fault
             home = scenario.kind(place, durability)
         seen.after = home.read()
         if isinstance(failed, Write):
-            seen.settled = home.settle(number)
+            token = number if failed.signed else seen.failure.token
+            if token is not None:
+                seen.settled = home.settle(token)
+            elif seen.failure.unknown:
+                seen.stopped, seen.last = True, home.read()
+                return seen
         if not seen.settled and not isinstance(failed, Close):
             home.take(failed, 100 + number)
         for later in range(number + 1, len(scenario.steps)):
@@ -227,20 +242,21 @@ def inspect(say: Say, scenario: Scenario, place: Path, durability: str) -> None:
     home = scenario.kind(place, durability)
     state = home.read()
     seconds = time.monotonic() - start
-    settled = [home.settle(number) if isinstance(step, Write) else None for number, step in enumerate(scenario.steps)]
+    settled = [
+        home.settle(number) if isinstance(step, Write) and step.signed else None
+        for number, step in enumerate(scenario.steps)
+    ]
     settled_state = home.read()
     home.finish()
     last = scenario.kind(place, durability).read()
     last.pop("after")
-    # How many journals there have been depends on how often somebody recovered.
-    files = [_NUMBER.sub("journal/N", str(path.relative_to(place))) for path in _below(place)]
+    files = sorted(_NUMBERED.sub("/number", str(path.relative_to(place))) for path in _below(place))
     say(Found(state, seconds, settled, settled_state, last, files))
 
 
 # Around the children
 
 _TOGETHER: Final = 16
-_NUMBER: Final = re.compile(r"journal/[0-9]{8}$")
 """How many faults a process endures; forking takes longer than what it does then."""
 
 
@@ -323,8 +339,8 @@ class Stage:
 
     def unlike(self, files: list[str], steps: int) -> str:
         """Say how files differ from those of a store of the same content that no fault has met."""
-        there, clean = set(files), set(self.files[steps])
-        return f"left over {sorted(there - clean)}, missing {sorted(clean - there)}"
+        there, clean = Counter(files), Counter(self.files[steps])
+        return f"left over {sorted((there - clean).elements())}, missing {sorted((clean - there).elements())}"
 
     def call(self, fault: Fault) -> str:
         """Say where a fault strikes, and how."""

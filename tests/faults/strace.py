@@ -45,7 +45,7 @@ _NAMES: Final = {
     "dup2": "dup",
     "dup3": "dup",
 }
-_LINE: Final = re.compile(r'\d+ +(\w+)\((?:AT_FDCWD<([^>]*)>|(\d+)<([^>]*)>)?(?:, )?(?:"([^"]*)")?')
+_LINE: Final = re.compile(r'(\d+) +(\w+)\((?:AT_FDCWD<([^>]*)>|(\d+)<([^>]*)>)?(?:, )?(?:"([^"]*)")?')
 
 
 @functools.cache
@@ -95,13 +95,13 @@ def calls(log: Path, directory: Path) -> list[Traced]:
 
 
 def _parsed(log: Path, directory: str) -> Iterator[tuple[str, Traced]]:
-    counts: Counter[str] = Counter()
+    counts: Counter[tuple[str, str]] = Counter()  # strace counts those of each thread apart.
     for line in log.read_text(errors="replace").splitlines():
         match = _LINE.match(line)
         if match is None:
             continue
-        system_call, working, descriptor, described, path = match.groups()
-        counts[system_call] += 1
+        thread, system_call, working, descriptor, described, path = match.groups()
+        counts[thread, system_call] += 1
         file = os.path.join(working or described or "", path or "")
         if file.rstrip("/") == directory or file.startswith(directory + "/"):
             name = _NAMES.get(system_call, system_call)
@@ -112,4 +112,4 @@ def _parsed(log: Path, directory: str) -> Iterator[tuple[str, Traced]]:
             elif system_call == "fcntl" and ("SETLK" in line or "SETLKW" in line):
                 name = "lockf"
             relative = os.path.relpath(file, directory)
-            yield descriptor or "", Traced(name, relative, system_call, counts[system_call])
+            yield descriptor or "", Traced(name, relative, system_call, counts[thread, system_call])

@@ -15,7 +15,9 @@ from strace import calls, find_strace, injector, tracer
 
 NIGHTLY = PROFILE == "nightly"
 NAMES = [scenario.name for scenario in SCENARIOS]
-CASES = [(name, "fsync") for name in NAMES] + [(name, "os") for name in NAMES if NIGHTLY or name in ("set", "batch")]
+CASES = [(name, "fsync") for name in NAMES] + [
+    (name, "os") for name in NAMES if NIGHTLY or name in ("set", "batch", "unsigned")
+]
 PARTS = (0.0, 0.02, 0.5, 0.98) if NIGHTLY else (0.5,)
 SAMPLE = None if NIGHTLY else 5
 """How many calls of a scenario strace kills at; the layer does at each, and takes a tenth of the time."""
