@@ -307,7 +307,6 @@ from disk import History, Mark, Names
 from machine import Machine, forget
 from recording import Recorder
 from strace import find_strace
-from scenarios import PROFILE
 from stories import Stage
 stage, root = Stage("two checkpoints are made", "fsync"), Path(sys.argv[1])
 clients = [stage.open(root), stage.open(root)]
