@@ -187,12 +187,25 @@ class History:
                         if isinstance(event, (Resize, Write)):
                             synced[event.inode] = end
         ordered = [index for index, event in enumerate(self.events) if isinstance(event, (Names, Resize))]
+        changes: dict[int, list[tuple[int, Resize | Write]]] = {}
+        for index, event in enumerate(self.events):
+            if isinstance(event, (Resize, Write)):
+                changes.setdefault(event.inode, []).append((index, event))
+        known: dict[tuple[int, ...], list[bytes]] = {}
+
+        def contents(inode: int, kept: set[int]) -> list[bytes]:
+            mine = changes.get(inode, [])
+            key = (inode, *(index for index, event in mine if isinstance(event, Resize) and index in kept))
+            if key not in known:
+                known[key] = self._contents(inode, mine, kept, synced.get(inode, 0), effort, chance)
+            return known[key]
+
         for kept in self._kept(ordered, durable, effort, chance):
             paths = self._paths([event for index in sorted(kept) if isinstance(event := self.events[index], Names)])
             files = {inode for inode in paths.values() if inode not in self.directories}
-            choices = {inode: self._contents(inode, kept, synced.get(inode, 0), effort, chance) for inode in files}
-            for contents in product(list(choices.values()), effort.combinations, chance):
-                chosen = dict(zip(choices, contents, strict=True))
+            choices = {inode: contents(inode, kept) for inode in files}
+            for combination in product(list(choices.values()), effort.combinations, chance):
+                chosen = dict(zip(choices, combination, strict=True))
                 yield {path: chosen.get(inode) for path, inode in paths.items()}
 
     def _kept(self, ordered: list[int], durable: set[int], effort: Effort, chance: random.Random) -> Iterator[set[int]]:
@@ -210,14 +223,20 @@ class History:
             for length in lengths:
                 yield set(ordered[:length])
 
-    def _contents(self, inode: int, kept: set[int], synced: int, effort: Effort, chance: random.Random) -> list[bytes]:
+    def _contents(
+        self,
+        inode: int,
+        changes: list[tuple[int, Resize | Write]],
+        kept: set[int],
+        synced: int,
+        effort: Effort,
+        chance: random.Random,
+    ) -> list[bytes]:
         """Return each content that a file may have, from nothing of what is pending to all of it."""
         content = self.contents.get(inode, b"")
         pieces: list[Write] = []
         sizes = [len(content)]
-        for index, event in enumerate(self.events):
-            if not isinstance(event, (Resize, Write)) or event.inode != inode:
-                continue
+        for index, event in changes:
             if index < synced:
                 content = applied(content, event)
                 sizes = [len(content)]

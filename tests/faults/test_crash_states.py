@@ -30,16 +30,15 @@ T = TypeVar("T")
 
 NIGHTLY: Final = PROFILE == "nightly"
 
-ALL: Final = 10**9
 FEW: Final = Effort(contents=250, combinations=100, prefixes=12)
-FIRST: Final = Effort(contents=5000, combinations=5000, prefixes=ALL) if NIGHTLY else FEW
+FIRST: Final = Effort(contents=5000, combinations=1000, prefixes=40) if NIGHTLY else FEW
 """For the states that a story leaves."""
-SHARE: Final = ALL if NIGHTLY else 600
+SHARE: Final = 20_000 if NIGHTLY else 600
 """How many of these are looked at, by a random choice if there are more."""
-SECTORS: Final = Effort(contents=2000, combinations=5000, prefixes=ALL, piece=512)
+SECTORS: Final = Effort(contents=2000, combinations=500, prefixes=40, piece=512)
 AGAIN: Final = FEW if NIGHTLY else Effort(contents=20, combinations=20, prefixes=5)
 """For the states that another power cut leaves, from each of many beginnings."""
-BEGINNINGS, MOMENTS, EACH = (ALL, ALL, ALL) if NIGHTLY else (20, 40, 8)
+BEGINNINGS, MOMENTS, EACH = (500, 500, 60) if NIGHTLY else (20, 40, 8)
 """How many beginnings are tried, how many moments to be killed at, and how many states of each are looked at."""
 
 cases = pytest.mark.parametrize(("name", "form"), CASES)
@@ -212,7 +211,7 @@ def test_a_writer_is_killed_and_the_power_cut_comes_while_the_next_one_writes(
 def test_a_store_stands_on_pages_that_were_torn_at_a_sector(name: str, form: Form, machine: Machine, ram: Path) -> None:
     stage = Stage(name, form)
     examination = Examination(stage, machine, ram)
-    examination.examine(states(stage, record(stage, ram / "disk"), SECTORS))
+    examination.examine(chosen(states(stage, record(stage, ram / "disk"), SECTORS), SHARE))
     examination.report()
 
 
@@ -222,7 +221,8 @@ def test_a_durable_store_needs_no_order_of_names(name: str, form: Form, machine:
     """Not "os": what is never synced can only be in order where the file system keeps the order."""
     stage = Stage(name, form)
     examination = Examination(stage, machine, ram)
-    examination.examine(states(stage, record(stage, ram / "disk"), evolve(FEW, any_order=True)))
+    found = states(stage, record(stage, ram / "disk"), evolve(FEW, any_order=True))
+    examination.examine(chosen(found, SHARE))
     examination.report()
 
 
