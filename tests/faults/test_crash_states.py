@@ -33,7 +33,7 @@ NIGHTLY: Final = PROFILE == "nightly"
 FEW: Final = Effort(contents=250, combinations=100, prefixes=12)
 FIRST: Final = Effort(contents=5000, combinations=1000, prefixes=40) if NIGHTLY else FEW
 """For the states that a story leaves."""
-SHARE: Final = 20_000 if NIGHTLY else 600
+SHARE: Final = 20_000 if NIGHTLY else 400
 """How many of these are looked at, by a random choice if there are more."""
 SECTORS: Final = Effort(contents=2000, combinations=500, prefixes=40, piece=512)
 AGAIN: Final = FEW if NIGHTLY else Effort(contents=20, combinations=20, prefixes=5)

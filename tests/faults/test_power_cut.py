@@ -19,7 +19,7 @@ from power import FILE_SYSTEMS, UNABLE, find_tool
 from scenarios import PROFILE
 
 DURABILITIES: Final = ("fsync", "os")
-CUTS: Final = int(os.environ.get("EMPATHY_KV_CUTS") or {"fast": 12, "nightly": 600}.get(PROFILE, 60))
+CUTS: Final = int(os.environ.get("EMPATHY_KV_CUTS") or {"fast": 12, "nightly": 600}.get(PROFILE, 100))
 
 
 def cut(file_system: str, durability: str, cuts: int, directory: Path) -> list[dict[str, Any]]:
