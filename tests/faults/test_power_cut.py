@@ -79,4 +79,4 @@ def test_a_store_outlives_the_same_without_a_cut(durability: str, ram: Path) -> 
 def test_a_store_that_does_not_sync_does_not_outlive_one(tmp_path: Path) -> None:
     """So these cuts are cuts, and what they take is seen."""
     found = cut("ext4", "none", 8, tmp_path)
-    assert any("must be" in what for each in found for what in each["wrong"])
+    assert sum(bool(each["wrong"]) for each in found) > 2
