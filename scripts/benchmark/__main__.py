@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -68,17 +69,20 @@ def _options() -> argparse.Namespace:
     options = parser.parse_args()
     if options.dir is not None and not options.dir.is_dir():
         parser.error(f"{options.dir} is no directory")
-    jobs = {f"{family}/{job.name}": job for family, made in FAMILIES.items() for job in made(options.scale)}
+    if options.dir is not None:
+        options.dir = options.dir.resolve()
+    every = [
+        evolve(job, name=f"{family}/{job.name}") for family, jobs in FAMILIES.items() for job in jobs(options.scale)
+    ]
+    names = {job.name: {job.name, *job.name.split("/")} for job in every}
     if options.list:
-        for name, job in jobs.items():
-            print(f"{name:16} {job.title}: {', '.join(dict.fromkeys(row.store for row in job.contenders))}")
+        for job in every:
+            print(f"{job.name:16} {job.title}: {', '.join(dict.fromkeys(row.store for row in job.contenders))}")
         sys.exit()
     for wanted in options.jobs:
-        if not any(wanted in (name, *name.split("/")) for name in jobs):
-            parser.error(f"no job is called {wanted}; there are {', '.join(jobs)}")
-    options.jobs = [
-        job for name, job in jobs.items() if not options.jobs or not {name, *name.split("/")}.isdisjoint(options.jobs)
-    ]
+        if not any(wanted in called for called in names.values()):
+            parser.error(f"no job is called {wanted}; there are {', '.join(names)}")
+    options.jobs = [job for job in every if not options.jobs or not names[job.name].isdisjoint(options.jobs)]
     options.stores = tuple(options.stores.split(","))
     if not any(row.store.startswith(options.stores) for job in options.jobs for row in job.contenders):
         parser.error(f"none of these jobs has a store whose name begins with {' or '.join(options.stores)}")
@@ -93,6 +97,7 @@ def _possible(job: Job, stores: tuple[str, ...], left_out: dict[str, str]) -> Jo
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # Python's default would leave the scratch directory.
     try:
         sys.exit(main())
     except KeyboardInterrupt:

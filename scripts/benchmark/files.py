@@ -289,38 +289,42 @@ def fill_turns(peer: Peer, count: int, room: Room) -> Iterator[Sequence[float]]:
 
 
 def _counter(size: Size) -> Job:
-    rows = [*_growth(peers.HINCRBY, size), *_growth(peers.INCR, size)]
-    rows += [_first(recorder, size) for recorder in (peers.DISKCACHE_INCR, peers.SQLITE_UPSERT)]
-    return Job("counter", "count", "us", size.rounds, rows)
+    ours, others = (peers.HINCRBY, peers.INCR), (peers.DISKCACHE_INCR, peers.SQLITE_UPSERT)
+    return Job("counter", "count", "us", size.rounds, _growth(ours, others, size))
 
 
 def _timeline(size: Size) -> Job:
-    return Job("timeline", "record", "us", size.rounds, [*_growth(peers.ZAPPEND, size), *_growth(peers.RECORD, size)])
+    ours, others = (peers.ZAPPEND, peers.RECORD), (peers.SQLITE_INSERT,)
+    return Job("timeline", "record", "us", size.rounds, _growth(ours, others, size))
 
 
-def _first(recorder: Recorder, size: Size) -> Contender:
-    way = f"{recorder.name}, the first {size.keys:,}"
-    return Contender(
-        recorder.store, partial(first_turns, recorder, size), way, _limit(recorder), missing=recorder.missing
-    )
-
-
-def _limit(recorder: Recorder) -> tuple[Goal, ...]:
-    return (Goal(12.0),) if recorder.store == OURS.name else ()
-
-
-def _growth(recorder: Recorder, size: Size) -> tuple[Contender, Contender]:
-    first = _first(recorder, size)
-    way = f"{recorder.name}, after {size.recorded:,}"
-    late = Contender(
-        recorder.store,
-        partial(late_turns, recorder, size),
-        way,
-        (*_limit(recorder), Goal(1.2, first.name)),
-        first.name,
-        recorder.missing,
-    )
-    return first, late
+def _growth(ours: Sequence[Recorder], others: Sequence[Recorder], size: Size) -> list[Contender]:
+    """Return rows of ours, each at first and later, and of others at first; the first of those has the ratio 1."""
+    limit = Goal(12.0)
+    way = f"the first {size.keys:,}"
+    beside = f"{others[0].store}, {others[0].name}, {way}"
+    rows = []
+    for recorder in ours:
+        first = Contender(
+            recorder.store,
+            partial(first_turns, recorder, size),
+            f"{recorder.name}, {way}",
+            (limit,),
+            beside,
+            recorder.missing,
+        )
+        late = evolve(
+            first,
+            turns=partial(late_turns, recorder, size),
+            way=f"{recorder.name}, after {size.recorded:,}",
+            goals=(limit, Goal(1.2, first.name)),
+            beside=first.name,
+        )
+        rows += [first, late]
+    for recorder in others:
+        row = Contender(recorder.store, partial(first_turns, recorder, size), f"{recorder.name}, {way}")
+        rows.append(evolve(row, beside=None if row.name == beside else beside, missing=recorder.missing))
+    return rows
 
 
 def first_turns(recorder: Recorder, size: Size, room: Room) -> Iterator[Sequence[float]]:

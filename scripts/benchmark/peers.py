@@ -419,6 +419,20 @@ def _diskcache_incr(place: Path) -> Recording:
     return Recording(cache.incr, lambda: cache["count"], cache.close)
 
 
+def _sqlite_insert(place: Path) -> Recording:
+    connection = _sqlite_connection(place, "NORMAL")
+    connection.execute("CREATE TABLE IF NOT EXISTS timeline (number INTEGER PRIMARY KEY, entry BLOB NOT NULL)")
+
+    def one(_: str, entry: bytes) -> None:
+        connection.execute("INSERT INTO timeline (entry) VALUES (?)", (entry,))
+
+    def count() -> int:
+        total: int = connection.execute("SELECT count(*) FROM timeline").fetchone()[0]
+        return total
+
+    return Recording(one, count, connection.close)
+
+
 def _sqlite_upsert(place: Path) -> Recording:
     connection = _sqlite_connection(place, "NORMAL")
     connection.execute("CREATE TABLE IF NOT EXISTS counters (name TEXT PRIMARY KEY, count INTEGER NOT NULL)")
@@ -433,6 +447,10 @@ def _sqlite_upsert(place: Path) -> Recording:
         return total
 
     return Recording(one, count, connection.close)
+
+
+def _entry(number: int) -> tuple[str, bytes]:
+    return "timeline", b"%010d user_1 level 3 success 12.5 ms, one entry of a timeline of about eighty bytes" % number
 
 
 HINCRBY: Final = Recorder(
@@ -451,7 +469,7 @@ ZAPPEND: Final = Recorder(
     OURS.name,
     "ns.zappend",
     _in_namespace("zappend", lambda namespace: namespace.zcard("timeline")),
-    lambda n: ("timeline", b"%010d user_1 level 3 success 12.5 ms, one entry of a timeline of about eighty bytes" % n),
+    _entry,
 )
 RECORD: Final = Recorder(
     OURS.name, "record_interaction", _metrics, lambda n: ("user_1", 3, n % 8 != 0, 10.0 + n % 16 / 4)
@@ -459,4 +477,5 @@ RECORD: Final = Recorder(
 DISKCACHE_INCR: Final = Recorder(
     DISKCACHE.name, "incr", _diskcache_incr, lambda _: ("count",), missing=DISKCACHE.missing
 )
+SQLITE_INSERT: Final = Recorder(SQLITE.name, "insert", _sqlite_insert, _entry)
 SQLITE_UPSERT: Final = Recorder(SQLITE.name, "upsert", _sqlite_upsert, lambda _: ("count",))
