@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Final
 
 from empathy_kv.errors import DamagedError
-from empathy_kv.kv.files import disk, documents, journal
+from empathy_kv.kv.files import disk, documents
+from empathy_kv.kv.files.journal import Journal
 from empathy_kv.kv.files.names import name
 from empathy_kv.kv.files.overlay import Overlay
+from empathy_kv.kv.files.view import now
 from empathy_kv.kv.table import Entry
 
 _DAMAGED: Final = re.compile(r".+\.json\.damaged-[0-9]+")
@@ -44,7 +46,7 @@ def check(base: Path) -> Iterator[DamagedError]:
 def _namespace(path: Path) -> Iterator[DamagedError]:
     overlay = Overlay(path)
     yield from _journals(path / "journal", overlay)
-    becoming = {overlay.path(key): key for key in overlay.replaced}
+    becoming = {Path(overlay.path(key)): key for key in overlay.replaced}
     for file in sorted(path.iterdir()):
         if file.name in ("journal", "lock"):
             continue
@@ -81,22 +83,18 @@ def _journals(directory: Path, overlay: Overlay) -> Iterator[DamagedError]:
     for file in sorted(directory.iterdir()):
         if file.name != "lock" and file.suffix != ".new" and not file.name.isdecimal():
             yield foreign(file)
-    for number in journal.numbers(directory)[-1:]:
-        path = journal.place(directory, number)
+    journal = Journal(directory)
+    try:
         try:
-            descriptor, _ = disk.opened(path)
-            try:
-                head, begin = journal.begin(descriptor, str(path))
-                data = journal.load(descriptor, begin, os.lseek(descriptor, 0, os.SEEK_END) - begin)
-                part = journal.parse(data, str(path), begin, booted=head.boot != disk.boot())
-                for payload, _ in part.payloads:
-                    overlay.replay(journal.read(payload, str(path)))
-            finally:
-                os.close(descriptor)
-        except FileNotFoundError:
-            return
-        except DamagedError as error:
-            yield error
+            head = journal.attach()
+            if head is not None:
+                overlay.begin(head, now())
+                for line in journal.take():
+                    overlay.replay(line)
+        finally:
+            journal.reset()
+    except DamagedError as error:
+        yield error
 
 
 def foreign(path: Path) -> DamagedError:

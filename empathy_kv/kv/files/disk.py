@@ -42,14 +42,14 @@ def translated(path: Path) -> Iterator[None]:
         raise translate(error, path) from error
 
 
-def translate(error: OSError, path: Path) -> StorageError:
+def translate(error: OSError, path: str | Path) -> StorageError:
     """Return our error for one of the operating system."""
     place = str(error.filename2 or error.filename or path)
     kind = StoragePermissionError if isinstance(error, PermissionError) else StorageError
     return kind(f"{error.strerror}: {place}", errno=error.errno, path=place)
 
 
-def opened(path: Path, *, create: bool = False) -> tuple[int, OSError | None]:
+def opened(path: str | Path, *, create: bool = False) -> tuple[int, OSError | None]:
     """Open a regular file to append to it; one that may only be read is opened for that, and the refusal returned.
 
     Raises `DamagedError` if it is something else.
@@ -68,7 +68,7 @@ def opened(path: Path, *, create: bool = False) -> tuple[int, OSError | None]:
     return regular(descriptor, path), refusal
 
 
-def load(path: Path) -> bytes:
+def load(path: str | Path) -> bytes:
     """Return the content of a regular file. Raises `DamagedError` if it is something else."""
     descriptor = _open(path, _READ)
     try:
@@ -83,20 +83,20 @@ def load(path: Path) -> bytes:
         os.close(descriptor)
 
 
-def _open(path: Path, flags: int) -> int:
-    if not hasattr(os, "O_NOFOLLOW") and path.is_symlink():
+def _open(path: str | Path, flags: int) -> int:
+    if not hasattr(os, "O_NOFOLLOW") and os.path.islink(path):
         raise foreign(path)
     try:
         return os.open(path, flags, 0o600)
     except OSError as error:
         # What a link, a socket or a directory gives differs from system to system.
         with contextlib.suppress(OSError):
-            if not stat.S_ISREG(path.lstat().st_mode):
+            if not stat.S_ISREG(os.lstat(path).st_mode):
                 raise foreign(path) from error
         raise
 
 
-def regular(descriptor: int, path: Path) -> int:
+def regular(descriptor: int, path: str | Path) -> int:
     """Return the descriptor if it is that of a regular file, else close it and raise `DamagedError`."""
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -107,7 +107,7 @@ def regular(descriptor: int, path: Path) -> int:
     return descriptor
 
 
-def foreign(path: Path) -> DamagedError:
+def foreign(path: str | Path) -> DamagedError:
     """Return the error of something that stands where a file of ours should."""
     return DamagedError(f"{path} is no regular file", path=str(path))
 
@@ -124,12 +124,12 @@ def shut(descriptor: int) -> int:
     return NONE
 
 
-def set_aside(path: Path) -> None:
+def set_aside(path: str | Path) -> None:
     """Keep a file under another name beside it, the first that is free: `NAME.damaged-1`."""
     for number in itertools.count(1):
-        kept = path.with_name(f"{path.name}.damaged-{number}")
+        kept = f"{path}.damaged-{number}"
         if not os.path.lexists(kept):
-            path.rename(kept)
+            os.rename(path, kept)
             return
 
 
@@ -140,7 +140,7 @@ def append(descriptor: int, data: bytes) -> None:
         written += os.write(descriptor, data[written:])
 
 
-def create(path: Path, data: bytes, *, durable: bool) -> None:
+def create(path: str | Path, data: bytes, *, durable: bool) -> None:
     """Write a new file. Raises FileExistsError if there is one; what cannot be written whole is removed again."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | FLAGS, 0o600)
     try:
@@ -152,7 +152,7 @@ def create(path: Path, data: bytes, *, durable: bool) -> None:
             os.close(descriptor)
     except BaseException:
         with contextlib.suppress(OSError):
-            path.unlink()
+            os.unlink(path)
         raise
 
 

@@ -1,4 +1,4 @@
-"""The journal: committed batches in the order of their commits, each a checksummed frame. Appending one is the commit.
+"""The journal of a namespace: an open file, and how far it was taken over into a table. Appending is the commit.
 
 ::
 
@@ -7,208 +7,190 @@
       lock              of the one who makes a checkpoint; never unlinked
       *.new             a file being written; left by a crash, swept at the next checkpoint
 
-A frame is a mark, the length of its payload, that length inverted, and the CRC-32 of the payload, little-endian; then
-the payload in MessagePack. The first frame is the head: the revision and the writers' slots at which the journal
-begins. An empty frame is the end: the next number takes over, and nobody may append here again.
-
-What a crash leaves. Killing the process leaves at most a frame that is cut short, at the end: it was never committed.
-A power cut may leave the file longer than what of it reached the disk, so what follows is believed only as long as the
-machine runs that wrote it (`Head.boot`): after that, bad bytes at the end are what was not committed durably. Anywhere
-else they are damage. The length stands there twice so that a flipped bit in it is not taken for a frame cut short.
+Its form is that of `frames`. Readers ask for its size alone to know whether anything was committed.
 """
 
 from __future__ import annotations
 
-import operator
+import contextlib
 import os
 import re
-import struct
 import sys
-import zlib
-from collections.abc import Callable, Iterator
+import time
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-import msgspec
-from attrs import fields, frozen
+from empathy_kv.errors import DamagedError, StorageError
+from empathy_kv.kv.files import disk, frames
 
-from empathy_kv.errors import DamagedError
-from empathy_kv.kv.operations import (
-    Batch,
-    Delete,
-    Expire,
-    HDel,
-    HIncrBy,
-    HSet,
-    IncrBy,
-    Operation,
-    Reply,
-    Set,
-    Settle,
-    ZAdd,
-    ZAppend,
-    ZRem,
-    ZTrim,
-)
-from empathy_kv.kv.table import Session, Slot
-
-_MARK: Final = b"\xe5K"
-_FRAME: Final = struct.Struct("<2sIII")
-_INVERT: Final = 0xFFFFFFFF
-FORMAT: Final = 1
 _NUMBER: Final = re.compile(r"[0-9]{8}")
-
-# The codes stand in files: they are for ever.
-_CODES: Final[dict[type[Operation], str]] = {
-    Set: "set",
-    IncrBy: "incrby",
-    Delete: "del",
-    Expire: "expire",
-    HSet: "hset",
-    HDel: "hdel",
-    HIncrBy: "hincrby",
-    ZAdd: "zadd",
-    ZAppend: "zappend",
-    ZRem: "zrem",
-    ZTrim: "ztrim",
-}
-_CLASSES: Final = {code: kind for kind, code in _CODES.items()}
+_NONE: Final = disk.NONE
 
 
-def _form(kind: type[Operation], code: str) -> Callable[[Operation], tuple[Any, ...]]:
-    """Return what makes the code and the fields of an operation into a tuple."""
-    names = [item.name for item in fields(kind)]
-    if len(names) == 1:
-        return lambda operation: (code, operation.key)
-    values = operator.attrgetter(*names)
-    return lambda operation: (code, *values(operation))
+class Journal:
+    """The newest journal in a directory. The caller serialises the calls."""
 
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.descriptor = _NONE
+        self.reset()
 
-_FORMS: Final = {kind: _form(kind, code) for kind, code in _CODES.items()}
+    def __del__(self) -> None:
+        disk.shut(self.descriptor)
 
+    def reset(self) -> None:
+        """Close the file, and know nothing."""
+        descriptor, self.descriptor = self.descriptor, _NONE
+        disk.shut(descriptor)
+        self.number = 0
+        self.revision = 0
+        """That of the last line that was taken."""
+        self.offset = self.began = self.synced = 0
+        """How many bytes were taken; where the lines begin; how many bytes are durable at least."""
+        self.refusal: OSError | None = None
+        """Why it may only be read."""
+        self.ended = self.cut = self.suspect = False
+        """Whether the next number goes on; whether a frame cut short follows; whether a sync failed."""
+        self.booted = self._lenient = False
+        """Whether the machine was started since it was begun."""
 
-class Line(msgspec.Struct, array_like=True):
-    """A committed batch: its revision, when, its operations that write, and its token with what is remembered of it."""
+    @property
+    def path(self) -> Path:
+        """Where it stands."""
+        return place(self.directory, self.number)
 
-    revision: int
-    at: int
-    durable: bool
-    """Whether it was synced before anything was appended after it."""
-    operations: list[list[Any]]
-    session: str = ""
-    slot: int = 0
-    sequence: int = 0
-    digest: bytes | None = None
-    replies: list[Any] | None = None
-    bases: dict[str, int] = {}
-    """Versions of the documents that it is the first to change, 0 for one that was not there."""
+    # Whether there is news
 
-    def replay(self) -> list[Operation]:
-        """Return the operations."""
+    def moved(self) -> bool:
+        """Return whether it may hold more, or less, than was taken."""
+        if self.descriptor == _NONE:
+            return bool(numbers(self.directory))
+        if self.ended:
+            return numbers(self.directory)[-1:] != [self.number]
+        return os.lseek(self.descriptor, 0, os.SEEK_END) != self.offset
+
+    @property
+    def usable(self) -> bool:
+        """Whether it may be appended to, by whoever has taken all of it."""
+        return not (self.descriptor == _NONE or self.ended or self.booted or self.suspect)
+
+    def current(self) -> bool:
+        """Return whether it is as it was taken, is still the one in its directory, and may be appended to."""
+        if self.cut or self.refusal is not None or not self.usable:
+            return False
+        status = os.fstat(self.descriptor)
+        return status.st_size == self.offset and status.st_nlink > 0
+
+    def gone(self) -> bool:
+        """Return whether somebody removed the file. A checkpoint says by an end that it will."""
+        return self.descriptor != _NONE and os.fstat(self.descriptor).st_nlink == 0
+
+    # Opening
+
+    def attach(self) -> frames.Head | None:
+        """Open the newest journal and return its head, None if there is none."""
+        for _ in range(100):
+            newest = numbers(self.directory)[-1:]
+            if not newest:
+                return None
+            with contextlib.suppress(FileNotFoundError):  # A checkpoint has just begun the next.
+                return self.open(newest[0])
+        raise StorageError(f"{self.directory} changes faster than it can be read", path=str(self.directory))
+
+    def open(self, number: int) -> frames.Head:
+        """Open a journal in the place of the one that was open, and return its head."""
+        path = place(self.directory, number)
+        descriptor, refusal = disk.opened(path)
         try:
-            return [_CLASSES[item[0]](*item[1:]) for item in self.operations]
-        except (KeyError, IndexError, TypeError) as error:
-            raise DamagedError(f"the journal holds an operation that is not known: {error}", path="") from error
+            if os.fstat(descriptor).st_nlink > 1:
+                raise DamagedError(f"{path} has another name: it is a hard link", path=str(path))
+            head, end = begin(descriptor, str(path))
+        except BaseException:
+            disk.shut(descriptor)
+            raise
+        self.reset()
+        self.descriptor, self.refusal, self.number = descriptor, refusal, number
+        self.offset = self.began = self.synced = end
+        self.revision = head.revision
+        self.booted = head.boot != disk.boot()
+        self._lenient = self.booted or not head.boot
+        return head
 
-    def kept(self) -> Slot:
-        """Return what is remembered of the token."""
-        return Slot(self.sequence, self.digest, _tuples(self.replies))
+    # Reading
 
+    def take(self) -> list[frames.Line]:
+        """Return what was committed since the last call, in order; `ended` and `cut` say what follows it."""
+        size = os.lseek(self.descriptor, 0, os.SEEK_END)
+        if size == self.offset:
+            return []
+        path = str(self.path)
+        for pause in (0.0005, 0.005, 0.0):
+            try:
+                data = load(self.descriptor, self.offset, size - self.offset)
+                part = frames.parse(data, path, self.offset, booted=self._lenient)
+                break
+            except DamagedError:
+                # A frame may have been taken back, and another written, while it was read: look again.
+                if not pause:
+                    raise
+                time.sleep(pause)
+                size = os.lseek(self.descriptor, 0, os.SEEK_END)
+        lines = []
+        revision = self.revision
+        for payload in part.payloads:
+            line = frames.read(payload, path)
+            if line.revision != revision + bool(line.operations):
+                raise DamagedError(f"{path} is damaged: a batch is missing or in the wrong place", path=path)
+            revision = line.revision
+            lines.append(line)
+        self.revision = revision
+        self.offset = part.end
+        self.cut, self.ended = part.cut, part.ended
+        return lines
 
-class Head(msgspec.Struct):
-    """The first frame of a journal."""
+    # Writing; under the lock of who writes
 
-    format: int
-    boot: str
-    revision: int
-    sessions: dict[str, tuple[int, dict[int, tuple[int, bytes | None, list[Any] | None]]]]
-    waiting: list[Line] = []
-    """What earlier journals had for documents that are damaged, done if they are put right; and keys that are deleted,
-    whose documents may still be there."""
+    def append(self, data: bytes) -> None:
+        """Write frames at the end. If that fails, none of them is there."""
+        try:
+            disk.append(self.descriptor, data)
+        except BaseException:
+            self.take_back()
+            raise
 
-    @classmethod
-    def of(cls, revision: int, sessions: dict[str, Session], boot: str, waiting: list[Line]) -> Head:
-        """Return the head of a journal that begins now."""
-        return cls(
-            FORMAT,
-            boot,
-            revision,
-            {
-                name: (
-                    session.used,
-                    {place: (slot.sequence, slot.digest, slot.replies) for place, slot in session.slots.items()},  # type: ignore[misc]
-                )
-                for name, session in sessions.items()
-            },
-            waiting,
-        )
+    def taken(self, data: bytes, revision: int) -> None:
+        """Note that the table has the frames that were appended."""
+        self.offset += len(data)
+        self.revision = revision
 
-    def restored(self) -> dict[str, Session]:
-        """Return the writers' slots."""
-        return {
-            name: Session({place: Slot(slot[0], slot[1], _tuples(slot[2])) for place, slot in slots.items()}, used)
-            for name, (used, slots) in self.sessions.items()
-        }
+    def take_back(self) -> None:
+        """Remove frames that were not committed. If that fails, too, the next writer does it."""
+        with contextlib.suppress(OSError):
+            os.ftruncate(self.descriptor, self.offset)
 
+    def mend(self) -> None:
+        """Remove a frame that is cut short."""
+        if self.cut and not self.ended:
+            os.ftruncate(self.descriptor, self.offset)
+            self.cut = False
 
-_ENCODER: Final = msgspec.msgpack.Encoder()
-_HEADS: Final = msgspec.msgpack.Decoder(Head)
-_LINES: Final = msgspec.msgpack.Decoder(Line)
+    def sync(self) -> None:
+        """Make what was appended durable. After a failure nothing may be appended any more.
 
+        The kernel drops what it could not write, and the next sync would say that all is well.
+        """
+        try:
+            disk.sync_data(self.descriptor)
+        except BaseException:
+            self.suspect = True
+            raise
 
-def _tuples(replies: list[Any] | None) -> list[Reply] | None:
-    """Give ranges of sorted sets their tuples back, which MessagePack does not know."""
-    if replies is None:
-        return None
-    return [[tuple(pair) for pair in reply] if isinstance(reply, list) else reply for reply in replies]
-
-
-# Writing
-
-
-def frame(data: bytes) -> bytes:
-    """Return a payload as it stands in the file."""
-    length = len(data)
-    return _FRAME.pack(_MARK, length, length ^ _INVERT, zlib.crc32(data)) + data
-
-
-END: Final = frame(b"")
-"""The frame after which a journal goes on in the next number. No other is so short."""
-
-
-def head(revision: int, sessions: dict[str, Session], boot: str, waiting: list[Line]) -> bytes:
-    """Return the frame with which a journal begins."""
-    return frame(_ENCODER.encode(Head.of(revision, sessions, boot, waiting)))
-
-
-def digest(batch: Batch) -> bytes:
-    """Return what stands for the content of a batch: equal for equal batches."""
-    content = [
-        [type(item).__name__, *(getattr(item, field.name) for field in fields(type(item)))] for item in batch.operations
-    ]
-    checks = [[check.key, check.version, check.member] for check in batch.checks]
-    return zlib.crc32(_ENCODER.encode([content, checks])).to_bytes(4, "little")
-
-
-def line(revision: int, at: int, durable: bool, batch: Batch, slot: Slot | None, bases: dict[str, int]) -> bytes:
-    """Return the frame of a batch, with what is to be remembered of its token."""
-    operations = [
-        _FORMS[type(operation)](operation)  # type: ignore[index, arg-type]
-        for operation in batch.operations
-        if operation.writes and type(operation) is not Settle
-    ]
-    if slot is None:
-        if not bases:
-            return frame(_ENCODER.encode((revision, at, durable, operations)))
-        return frame(_ENCODER.encode((revision, at, durable, operations, "", 0, 0, None, None, bases)))
-    first = batch.operations[0] if batch.operations else None
-    token = first.token if isinstance(first, Settle) else batch.token
-    assert token is not None  # noqa: S101 - it has a slot
-    kept = (token.session, token.slot, token.sequence, slot.digest, slot.replies)
-    return frame(_ENCODER.encode((revision, at, durable, operations, *kept, bases)))
-
-
-# Reading
+    def end(self) -> None:
+        """Say that the next number goes on: whoever has this one open must not append to it any more."""
+        if self.descriptor != _NONE and not self.ended:
+            self.append(frames.END)
+            self.offset += len(frames.END)
+            self.ended = True
 
 
 def place(directory: Path, number: int) -> Path:
@@ -223,6 +205,13 @@ def numbers(directory: Path) -> list[int]:
             return sorted(int(entry.name) for entry in found if _NUMBER.fullmatch(entry.name))
     except FileNotFoundError:
         return []
+
+
+def begin(descriptor: int, path: str) -> tuple[frames.Head, int]:
+    """Read the head of an open journal; return it and where the first line begins."""
+    start = load(descriptor, 0, frames.HEADER)
+    data = start + load(descriptor, frames.HEADER, frames.following(start))
+    return frames.read_head(data, path), len(data)
 
 
 def load(descriptor: int, offset: int, size: int) -> bytes:
@@ -248,85 +237,3 @@ else:
 
     def _pread(descriptor: int, size: int, offset: int) -> bytes:
         return os.pread(descriptor, size, offset)
-
-
-def begin(descriptor: int, path: str) -> tuple[Head, int]:
-    """Read the head of an open journal; return it and where the first line begins."""
-    start = load(descriptor, 0, _FRAME.size)
-    if len(start) == _FRAME.size:
-        mark, length, inverted, checksum = _FRAME.unpack(start)
-        payload = load(descriptor, _FRAME.size, length) if length ^ inverted == _INVERT else b""
-        if mark == _MARK and len(payload) == length and zlib.crc32(payload) == checksum:
-            try:
-                head = _HEADS.decode(payload)
-            except msgspec.DecodeError as error:
-                raise DamagedError(f"{path} is damaged: it does not begin with a head", path=path) from error
-            if head.format != FORMAT:
-                raise DamagedError(f"{path} has the unknown format {head.format}", path=path)
-            return head, _FRAME.size + length
-    raise DamagedError(f"{path} is damaged: its head is not what was written", path=path)
-
-
-@frozen
-class Part:
-    """What stands in a piece of a journal: whole payloads, and where in the file each ends."""
-
-    payloads: list[tuple[bytes, int]]
-    ended: bool
-    """Whether the end was reached: the next number goes on."""
-    cut: bool
-    """Whether bytes follow that were never committed."""
-
-
-def parse(data: bytes, path: str, offset: int, *, booted: bool) -> Part:
-    """Take a piece of a journal apart; `offset` is where in the file it begins, at a frame.
-
-    `booted`: whether the machine was started since it was written. Raises `DamagedError`.
-    """
-    payloads: list[tuple[bytes, int]] = []
-    at = 0
-    while at < len(data):
-        if len(data) - at < _FRAME.size:
-            return Part(payloads, False, True)
-        mark, length, inverted, checksum = _FRAME.unpack_from(data, at)
-        sound = mark == _MARK and length ^ inverted == _INVERT
-        end = at + _FRAME.size + length
-        if sound and end > len(data):
-            return Part(payloads, False, True)
-        payload = data[at + _FRAME.size : end]
-        if not sound or zlib.crc32(payload) != checksum:
-            if booted and not any(_durable(later) for later in _later(data, at + 1)):
-                return Part(payloads, False, True)
-            raise DamagedError(f"{path} is damaged: the frame at {offset + at} is not what was written", path=path)
-        if not length:
-            return Part(payloads, True, end < len(data))
-        at = end
-        payloads.append((payload, offset + end))
-    return Part(payloads, False, False)
-
-
-def _later(data: bytes, at: int) -> Iterator[bytes]:
-    """Yield the payloads of whole frames anywhere in `data` from `at` on."""
-    while (at := data.find(_MARK, at)) >= 0 and len(data) - at >= _FRAME.size:
-        _, length, inverted, checksum = _FRAME.unpack_from(data, at)
-        payload = data[at + _FRAME.size : at + _FRAME.size + length]
-        if length ^ inverted == _INVERT and len(payload) == length and zlib.crc32(payload) == checksum:
-            yield payload
-            at += _FRAME.size + length
-        else:
-            at += 1
-
-
-def _durable(payload: bytes) -> bool:
-    try:
-        return _LINES.decode(payload).durable
-    except msgspec.DecodeError:
-        return False
-
-
-def read(payload: bytes, path: str) -> Line:
-    """Read a line."""
-    try:
-        return _LINES.decode(payload)
-    except msgspec.DecodeError as error:
-        raise DamagedError(f"{path} is damaged: {error}", path=path) from error

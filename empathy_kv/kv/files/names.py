@@ -21,8 +21,13 @@ _OTHER: Final = re.compile(r"[^a-z0-9_-]+")
 @functools.lru_cache(maxsize=4096)
 def name(key: str) -> str:
     """Return the file name of a key, without a suffix: at most 100 ASCII characters."""
-    if _PLAIN.fullmatch(key) and not _RESERVED.fullmatch(key):
+    if plain(key) is not None:
         return key
     digest = base64.b32encode(hashlib.sha256(key.encode()).digest()).decode().rstrip("=").lower()
     readable = _OTHER.sub("-", key[:80].lower())[:40].strip("-")
     return f"{readable}~{digest}"
+
+
+def plain(name: str) -> str | None:
+    """Return the key that a file name is, None if it is the name of another key."""
+    return name if _PLAIN.fullmatch(name) and not _RESERVED.fullmatch(name) else None

@@ -7,19 +7,21 @@ only by way of the journal, and what the journal says is replayed here.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from attrs import frozen
 
 from empathy_kv.errors import DamagedError
-from empathy_kv.kv.files import disk, documents, journal
-from empathy_kv.kv.files.names import name
+from empathy_kv.kv.files import disk, documents, frames
+from empathy_kv.kv.files.names import name, plain
 from empathy_kv.kv.operations import Batch, Delete, HDel, HIncrBy, HSet, Operation, Reply, Set, Settle, Token
 from empathy_kv.kv.table import Entry, Session, Slot, SortedSet, Table, expired
+
+SUFFIX: Final = ".json"
+"""How the name of a document ends."""
 
 KEPT: Final = 8 * 1024 * 1024
 """Bytes of documents that are kept of what was read."""
@@ -71,12 +73,13 @@ class Overlay(Table):
     def __init__(self, path: Path) -> None:
         super().__init__()
         self._path = path
+        self._prefix = f"{path}{os.sep}"
         self.touched: dict[str, Entry | Tombstone] = {}
         self.replaced: set[str] = set()
         """Keys of which the journal knows all, because it began with a Set or a Delete of them."""
         self.damaged: dict[str, DamagedError] = {}
         """Keys that the journal changes, and whose documents are not what it changed."""
-        self.waiting: list[journal.Line] = []
+        self.waiting: list[frames.Line] = []
         """What the journal has for them."""
         self.read = Read()
         self.loads = 0
@@ -107,12 +110,6 @@ class Overlay(Table):
         except DamagedError:
             return True  # What is damaged can be deleted and replaced.
 
-    def items(self) -> Iterator[tuple[str, Entry]]:
-        touched = dict(self.touched)
-        live = [(key, entry) for key, entry in touched.items() if isinstance(entry, Entry)]
-        sound = {self.path(key) for key in self.replaced}
-        return itertools.chain(live, self._documents(touched, sound))
-
     def apply(self, operations: Any, now: int) -> list[Reply]:
         for operation in operations:
             if type(operation) in _REPLACING and operation.key not in self.touched:
@@ -125,9 +122,9 @@ class Overlay(Table):
 
     # Documents
 
-    def path(self, key: str) -> Path:
+    def path(self, key: str) -> str:
         """Return where the document of a key stands."""
-        return self._path / f"{name(key)}.json"
+        return f"{self._prefix}{name(key)}{SUFFIX}"
 
     def _read(self, key: str) -> Entry | None:
         try:
@@ -143,40 +140,42 @@ class Overlay(Table):
         except FileNotFoundError:
             self.read.put(key, None, 0)
             return None
-        true_key, entry = documents.decode(data, str(path))
+        true_key, entry = documents.decode(data, path)
         if true_key != key:
-            raise DamagedError(f"{path} is damaged: it holds the key {true_key!r}, not {key!r}", path=str(path))
+            raise misplaced(path, true_key)
         self.loaded += len(data)
         self.read.put(key, entry, weight(entry))
         return entry
 
-    def _documents(self, touched: Container[str], sound: Container[Path]) -> Iterator[tuple[str, Entry]]:
-        """Yield what documents hold, but for what the journal touched; at the end raise the first damage of all.
+    def document(self, path: str) -> tuple[str, Entry, int]:
+        """Return the key of the document in a file, what it holds, and how many bytes were read for that.
 
-        Of `sound` paths the journal has the content: what a crash left of them is no damage.
+        Raises `DamagedError`, and FileNotFoundError if it is not there any more.
         """
-        damage: DamagedError | None = None
-        for path in listed(self._path):
-            try:
-                data = disk.load(path)
-                key, entry = documents.decode(data, str(path))
-                if path != self.path(key):
-                    raise DamagedError(f"{path} is damaged: it holds the key {key!r}", path=str(path))
-            except FileNotFoundError:
-                continue  # It was deleted since.
-            except DamagedError as error:
-                damage = damage or (None if path in sound else error)
-                continue
-            if key not in touched:
-                yield key, entry
-        if damage is not None:
-            raise damage
+        key = plain(path[len(self._prefix) : -len(SUFFIX)])
+        if key is not None:
+            kept = self.read.entries.get(key)
+            if kept is not None:
+                return key, kept, 0
+        data = disk.load(path)
+        true_key, entry = documents.decode(data, path)
+        if true_key != key and path != self.path(true_key):
+            raise misplaced(path, true_key)
+        return true_key, entry, len(data)
+
+    def keep(self, key: str, entry: Entry, size: int) -> None:
+        """Keep what was read of a document, if it is what the table would find there."""
+        if key not in self.touched and key not in self.read.entries:
+            self.loaded += size
+            self.read.put(key, entry, weight(entry))
 
     # The journal
 
-    def replay(self, line: journal.Line) -> None:
+    def replay(self, line: frames.Line) -> None:
         """Apply a committed batch, but for the keys whose documents hold it already."""
         self.revision = line.revision
+        if len(line.operations) == 1 and self._replace_by(line.operations[0], line):
+            return
         operations = line.replay()
         held: dict[str, bool] = {}
         for operation in operations:
@@ -197,14 +196,30 @@ class Overlay(Table):
             session.used = line.at
             session.slots[line.slot] = line.kept()
 
-    def still_waiting(self, gone: Sequence[str], at: int) -> list[journal.Line]:
+    def _replace_by(self, operation: Sequence[Any], line: frames.Line) -> bool:
+        """Do what replaying a lone `Set` for ever comes to, which is most of what others write; False if it is none."""
+        if operation[0] != "set" or len(operation) != 4 or operation[3] is not None:
+            return False
+        if line.session or self.damaged or self._due:
+            return False
+        key = operation[1]
+        entry = self.touched.get(key)
+        if entry is None:
+            self.replaced.add(key)
+            self.read.drop(key)
+        elif entry.version >= line.revision:
+            return True
+        self.touched[key] = Entry(operation[2], line.revision)
+        return True
+
+    def still_waiting(self, gone: Sequence[str], at: int) -> list[frames.Line]:
         """Return what the next journal begins with: what this one has for damaged documents, and the keys deleted."""
-        lines = [journal.Line(self.revision, at, True, [["del", key] for key in gone])] if gone else []
+        lines = [frames.Line(self.revision, at, True, [["del", key] for key in gone])] if gone else []
         for line in self.waiting:
             operations = [item for item in line.operations if item[1] in self.damaged]
             if operations:
                 bases = {key: base for key, base in line.bases.items() if key in self.damaged}
-                lines.append(journal.Line(line.revision, line.at, line.durable, operations, bases=bases))
+                lines.append(frames.Line(line.revision, line.at, line.durable, operations, bases=bases))
         return lines
 
     def bases(self, batch: Batch) -> dict[str, int]:
@@ -222,7 +237,7 @@ class Overlay(Table):
                 bases[key] = 0 if entry is None else entry.version
         return bases
 
-    def _holds(self, first: Operation, line: journal.Line) -> bool:
+    def _holds(self, first: Operation, line: frames.Line) -> bool:
         """Return whether a key is to be left alone: it has what is replayed, or nobody knows what it has."""
         key = first.key
         entry = self.touched.get(key)
@@ -232,15 +247,22 @@ class Overlay(Table):
                 version = 0 if entry is None else entry.version
                 if version < line.revision and version != line.bases.get(key, version):
                     path = self.path(key)
-                    raise DamagedError(f"{path} is damaged: it is not the one that was changed", path=str(path))
+                    raise DamagedError(f"{path} is damaged: it is not the one that was changed", path=path)
             except DamagedError as error:
                 self.damaged[key] = error
                 self.read.drop(key)
                 return True
         return entry is not None and entry.version >= line.revision
 
-    def carried(self, now: int) -> None:
-        """Go on with a new journal: documents hold what the old one touched."""
+    def begin(self, head: frames.Head, now: int) -> None:
+        """Go on with a journal that begins so: the documents have what the one before it touched."""
+        self._carry(now)
+        for line in head.waiting:
+            self.replay(line)
+        self.revision = head.revision
+        self.sessions = head.restored()
+
+    def _carry(self, now: int) -> None:
         for key, entry in self.touched.items():
             if isinstance(entry, Entry) and not expired(entry, now):
                 self.read.put(key, entry, weight(entry))
@@ -399,16 +421,21 @@ def highest(path: Path) -> int:
     result = 0
     for file in listed(path):
         with contextlib.suppress(DamagedError):
-            result = max(result, documents.decode(disk.load(file), str(file))[1].version)
+            result = max(result, documents.decode(disk.load(file), file)[1].version)
     return result
 
 
-def listed(path: Path) -> Iterator[Path]:
-    """Yield the documents in a directory."""
+def listed(path: Path) -> Iterator[str]:
+    """Yield the paths of the documents in a directory."""
     with contextlib.suppress(FileNotFoundError), os.scandir(path) as found:
         for entry in found:
-            if entry.name.endswith(".json") and not entry.name.startswith("."):
-                yield path / entry.name
+            if entry.name.endswith(SUFFIX) and not entry.name.startswith("."):
+                yield entry.path
+
+
+def misplaced(path: str, key: str) -> DamagedError:
+    """Return the error of a document in the file of another key."""
+    return DamagedError(f"{path} is damaged: it holds the key {key!r}", path=path)
 
 
 _REPLACING: Final = frozenset((Set, Delete))

@@ -1,0 +1,173 @@
+"""A checkpoint: the documents are brought up to the journal, and the next journal begins.
+
+The documents of what the journal touched are written without the lock of writers; then, with it, those of what was
+touched meanwhile. They are synced, and the next journal begins. Replay skips what a document holds already, by the
+version in it, so it may be done again after a crash at any point. A document that the journal can make from nothing (it
+begins with a `Set` of it) may be cut short by a crash; one that it changes is replaced as a whole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from empathy_kv.errors import DamagedError
+from empathy_kv.kv.files import disk, documents, frames
+from empathy_kv.kv.files.journal import place
+from empathy_kv.kv.files.overlay import Stamp, Tombstone, highest
+from empathy_kv.kv.files.view import View, now
+from empathy_kv.kv.table import Entry, expired
+
+_NONE: Final = disk.NONE
+_PAGE: Final = 64
+"""Documents that are encoded at once, while other threads wait for the table."""
+
+
+def first(view: View) -> None:
+    """Begin the first journal. Both locks are held."""
+    view.table.revision = highest(view.path)
+    _next(view, [])
+
+
+def turn(view: View, written: dict[str, Stamp]) -> None:
+    """Write the documents that were not `written`, and begin the next journal. Both locks are held."""
+    view.busy = True
+    try:
+        write(view, written)
+        _next(view, _gone(view))
+    finally:
+        view.busy = False
+
+
+def write(view: View, written: dict[str, Stamp]) -> None:
+    """Write the documents of what the journal touched, durably, but for those `written` in their present state.
+
+    Only one process and thread may do it at a time.
+    """
+    with view.mutex:
+        view.catch_up()
+        table, journal = view.table, view.journal
+        keys = [key for key, entry in table.touched.items() if written.get(key) != stamp(entry)]
+    if not keys:
+        return
+    few = disk.few(keys)
+    drafts: list[tuple[str, str]] = []
+    synced = _NONE
+    for start in range(0, len(keys), _PAGE):
+        with view.mutex:
+            at = now()
+            end = journal.offset
+            descriptor = _NONE if end == synced else os.dup(journal.descriptor)
+            page = [(key, table.touched[key]) for key in keys[start : start + _PAGE] if key in table.touched]
+            encoded = [(key, stamp(entry), _encoded(key, entry, at)) for key, entry in page]
+        if descriptor != _NONE:
+            # First the journal: a document that is ahead of what a power cut leaves of it has half a batch.
+            try:
+                disk.sync_data(descriptor)
+            finally:
+                disk.shut(descriptor)
+            synced = end
+        for key, state, data in encoded:
+            written[key] = state
+            path = table.path(key)
+            if data and (key not in table.replaced or not _created(path, data, durable=few)):
+                draft = f"{journal.directory}{os.sep}{os.path.basename(path)}.new"
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(draft)
+                disk.create(draft, data, durable=few)
+                drafts.append((draft, key))
+    if not few:
+        disk.sync_files(view.path)
+    for draft, key in drafts:
+        path = table.path(key)
+        if key in table.replaced:
+            set_aside(path, disk.load(draft))
+        os.replace(draft, path)
+    disk.sync_directory(view.path)
+
+
+def _encoded(key: str, entry: Entry | Tombstone, at: int) -> bytes:
+    """Return a key's document, which is empty for what is deleted or has expired."""
+    return documents.encode(key, entry) if isinstance(entry, Entry) and not expired(entry, at) else b""
+
+
+def _created(path: str, data: bytes, *, durable: bool) -> bool:
+    """Write a document that is not there, and return whether it was not."""
+    try:
+        disk.create(path, data, durable=durable)
+    except FileExistsError:
+        return False
+    return True
+
+
+def _gone(view: View) -> list[str]:
+    """Return the keys whose documents are to be deleted, after keeping aside what is damaged of them."""
+    at = now()
+    gone = []
+    for key, entry in view.table.touched.items():
+        if isinstance(entry, Tombstone) or expired(entry, at):
+            path = view.table.path(key)
+            try:
+                os.lstat(path)  # Not lexists: it takes an I/O error for absence.
+            except FileNotFoundError:
+                continue
+            set_aside(path, b"")
+            gone.append(key)
+    return gone
+
+
+def _next(view: View, gone: Sequence[str]) -> None:
+    """End the journal and begin the next where the table stands. The documents are up to date, but for those gone.
+
+    They go when the next journal is there, which says that they are deleted: what the old one changes needs them.
+    """
+    table, journal = view.table, view.journal
+    number = journal.number + 1
+    at = now()
+    table.forget(at)
+    head = frames.head(table.revision, table.sessions, disk.boot(), table.still_waiting(gone, at))
+    draft = journal.directory / f"{number}.new"
+    with contextlib.suppress(FileNotFoundError):
+        draft.unlink()
+    disk.create(draft, head, durable=True)
+    with view.mutex:
+        journal.end()  # Before the next one is there.
+    draft.rename(place(journal.directory, number))
+    disk.sync_directory(journal.directory)
+    with view.mutex:
+        view.turn(number)
+        journal.booted = False  # Of this very boot, even where nothing names it.
+    for key in gone:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(table.path(key))
+    _sweep(journal.directory, {journal.path.name, "lock"})
+
+
+def _sweep(directory: Path, keep: set[str]) -> None:
+    """Remove what is over: older journals, and what a crash left of files that were being written."""
+    with os.scandir(directory) as found:
+        left = [entry.path for entry in found if entry.name not in keep]
+    for path in left:
+        with contextlib.suppress(OSError):  # On Windows somebody may have it open.
+            os.unlink(path)
+
+
+def set_aside(path: str, becomes: bytes) -> None:
+    """Keep a document that is no sound one under another name, unless a crash left it on its way to what it becomes."""
+    try:
+        data = disk.load(path)
+        if documents.left(data, becomes):
+            return
+        documents.decode(data, path)
+    except FileNotFoundError:
+        return
+    except DamagedError:
+        disk.set_aside(path)
+
+
+def stamp(entry: Entry | Tombstone) -> Stamp:
+    """Return what tells this state of a key from all others."""
+    return (entry.version, entry.expires if isinstance(entry, Entry) else None)

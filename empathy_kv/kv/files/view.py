@@ -1,0 +1,190 @@
+"""A namespace as this process knows it: the journal that is open, and a table that is brought up to it.
+
+A reader takes no lock: it asks for the journal's size, takes what is new, and answers from what the journal touched
+and, for all else, from the documents. An answer for which a document was opened counts only if the journal did not move
+meanwhile.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from threading import Lock as Mutex
+from typing import Final
+
+from empathy_kv.errors import DamagedError
+from empathy_kv.kv.files import disk, frames
+from empathy_kv.kv.files.journal import Journal, numbers
+from empathy_kv.kv.files.overlay import Overlay, listed
+from empathy_kv.kv.operations import Batch, Get, Reply
+from empathy_kv.kv.table import Entry, expired
+
+_NONE: Final = disk.NONE
+_PAGE: Final = 64
+"""Documents that are read at once."""
+
+
+def now() -> int:
+    """Return the time in milliseconds since 1970."""
+    return time.time_ns() // 1_000_000
+
+
+class View:
+    """The journal and the table of one namespace. Threads share them by `mutex`.
+
+    It is held for moments: nothing is written or synced under it, but an append that is not synced.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.mutex = Mutex()
+        self.journal = Journal(path / "journal")
+        self.table = Overlay(path)
+        self.busy = False
+        """Whether the journal may hold what the table does not show yet. Only who has the lock of writers sets it."""
+
+    def restart(self) -> None:
+        """Begin anew, knowing nothing."""
+        self.journal.reset()
+        self.table = Overlay(self.path)
+
+    def read(self, batch: Batch) -> list[Reply] | None:
+        """Execute a batch that writes nothing; None if documents that it read may be of a later moment."""
+        with self.mutex:
+            self.catch_up()
+            table = self.table
+            operations = batch.operations
+            if len(operations) == 1 and type(operations[0]) is Get and not batch.checks:
+                # What the general way comes to, for what is asked most.
+                key = operations[0].key
+                entry = table.touched.get(key) or table.read.entries.get(key)
+                if type(entry) is Entry and type(entry.content) is bytes and entry.expires is None:
+                    return [entry.content]
+            loads = table.loads
+            try:
+                replies, _ = table.execute(batch, now(), None)
+            except DamagedError:
+                if self.catch_up():
+                    return None
+                raise
+            return None if table.loads != loads and self.catch_up() else replies
+
+    def keys(self) -> Iterator[str]:
+        """Yield the keys. What the journal touched is taken at once, the documents are read as the caller goes on."""
+        with self.mutex:
+            self.catch_up()
+            touched = dict(self.table.touched)
+            at = now()
+            live = [key for key, entry in touched.items() if isinstance(entry, Entry) and not expired(entry, at)]
+            sound = {self.table.path(key) for key in self.table.replaced}
+        yield from live
+        damage: DamagedError | None = None
+        paths = listed(self.path)
+        while page := list(islice(paths, _PAGE)):
+            found: list[str] = []
+            with self.mutex:
+                for key, entry in self._documents(page):
+                    if isinstance(entry, DamagedError):
+                        # Of a document that the journal makes from nothing, what a crash left is no damage.
+                        damage = damage or (None if key in sound else entry)
+                    elif key not in touched and not expired(entry, at):
+                        found.append(key)
+            yield from found
+        if damage is not None:
+            raise damage
+
+    def _documents(self, paths: list[str]) -> Iterator[tuple[str, Entry | DamagedError]]:
+        """Yield the key and the content of each document, or its path and what is wrong with it."""
+        table = self.table
+        self.catch_up()
+        read: list[tuple[str, Entry, int]] = []
+        for path in paths:
+            try:
+                key, entry, size = table.document(path)
+            except FileNotFoundError:
+                continue  # It was deleted since.
+            except DamagedError as error:
+                yield path, error
+            else:
+                if size:
+                    read.append((key, entry, size))
+                yield key, entry
+        if not self.catch_up():
+            for key, entry, size in read:
+                table.keep(key, entry, size)
+
+    # Following the journal; `mutex` is held
+
+    def catch_up(self) -> bool:
+        """Bring the table up to what is committed, and return whether there was anything new."""
+        news = False
+        # Again after each time: what a frame needs of its document may be of a later one.
+        while not self.busy and self._moved() and self._advance():  # If it is busy, nobody else can write.
+            news = True
+        return news
+
+    def _moved(self) -> bool:
+        if self.journal.descriptor == _NONE:
+            self.guard()
+        return self.journal.moved()
+
+    def _advance(self) -> bool:
+        """Go on by what there is, and return whether there was any."""
+        journal = self.journal
+        if journal.descriptor == _NONE:
+            head = journal.attach()
+            if head is not None:
+                self._begin(head)
+            return head is not None
+        if journal.ended:
+            return self._follow()
+        if os.lseek(journal.descriptor, 0, os.SEEK_END) < journal.offset:  # A frame was taken back that we had taken.
+            self.restart()
+            return True
+        lines = journal.take()
+        try:
+            for line in lines:
+                self.table.replay(line)
+        except BaseException:
+            self.restart()
+            raise
+        return journal.ended or bool(lines)
+
+    def _follow(self) -> bool:
+        """Go on with the journal that followed the one that ended, and return whether there is one."""
+        journal = self.journal
+        newest = numbers(journal.directory)[-1:]
+        if newest == [journal.number]:
+            return False
+        try:
+            if newest == [journal.number + 1]:
+                self.turn(newest[0])
+                return True
+        except FileNotFoundError:
+            pass  # It has ended, too.
+        self.restart()
+        return True
+
+    def turn(self, number: int) -> None:
+        """Go on with the next journal: the documents have what this one touched."""
+        self._begin(self.journal.open(number))
+
+    def _begin(self, head: frames.Head) -> None:
+        try:
+            self.table.begin(head, now())
+        except BaseException:
+            self.restart()
+            raise
+
+    def guard(self) -> None:
+        """Refuse a link or a file in the place of our directories; what stands above them is the user's."""
+        for path in (self.path.parent, self.path, self.journal.directory):
+            try:
+                if not stat.S_ISDIR(os.lstat(path).st_mode):
+                    raise DamagedError(f"{path} is no directory", path=str(path))
+            except FileNotFoundError:
+                return
