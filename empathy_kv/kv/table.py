@@ -7,12 +7,11 @@ can be done is decided before the first change (`_admit`), so applying it cannot
 from __future__ import annotations
 
 import heapq
-import re
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
-from attrs import define
+from attrs import Factory, define
 
 from empathy_kv.errors import CheckError, CounterError, CounterOverflowError, TokenError, WrongTypeError
 from empathy_kv.kv.operations import (
@@ -35,7 +34,6 @@ from empathy_kv.kv.operations import (
     HIncrBy,
     HSet,
     IncrBy,
-    Operation,
     Reply,
     Set,
     Settle,
@@ -52,15 +50,15 @@ from empathy_kv.kv.operations import (
     milliseconds,
 )
 
-_DECIMAL: Final = re.compile(rb"0|-?[1-9][0-9]{0,18}")
-
 
 def decimal(value: bytes) -> int | None:
     """Return the integer that a counter's bytes are, as Redis writes it, or None if they are none."""
-    if _DECIMAL.fullmatch(value) is None:
+    try:
+        result = int(value)
+    except ValueError:
         return None
-    result = int(value)
-    return result if INTEGER_MIN <= result <= INTEGER_MAX else None
+    # What `int` takes besides (spaces, signs, underscores, leading zeros) is written in another way than it came.
+    return result if INTEGER_MIN <= result <= INTEGER_MAX and b"%d" % result == value else None
 
 
 class SortedSet:
@@ -161,13 +159,48 @@ class Session:
 
 @define
 class Foreseen:
-    """What a batch will have made of a key's fields; None is a value, and None for one that it removes."""
+    """What a batch will have made of a key, as far as that decides whether the rest of it can be done."""
 
-    values: dict[str | None, bytes | None]
-    fresh: bool
-    """Whether nothing is left of what the key held before."""
+    kind: str | None
+    content: Content | None
+    """What is left of what the key held before."""
+    values: dict[str | None, bytes | None] = Factory(dict)
+    """Fields that it changes (None is a value), and None for one that it removes."""
     highest: float = 0.0
-    """A score that no member which the batch adds exceeds."""
+    """A score that no member which it adds exceeds."""
+
+    def set(self, operation: Set) -> None:
+        self.kind, self.content, self.values, self.highest = "string", None, {None: operation.value}, 0.0
+
+    def delete(self, _: Delete) -> None:
+        self.kind, self.content, self.values, self.highest = None, None, {}, 0.0
+
+    def hset(self, operation: HSet) -> None:
+        self.kind = "hash"
+        self.values.update(operation.fields)
+
+    def hdel(self, operation: HDel) -> None:
+        self.values.update(dict.fromkeys(operation.fields))
+
+    def incrby(self, operation: IncrBy) -> None:
+        self.kind = "string"
+        self.values.update(sums(operation, self.values, self.content))
+
+    def hincrby(self, operation: HIncrBy) -> None:
+        self.kind = "hash"
+        self.values.update(sums(operation, self.values, self.content))
+
+    def zadd(self, operation: ZAdd) -> None:
+        self.kind = "zset"
+        self.highest = max(self.highest, *operation.members.values())
+
+    def zappend(self, operation: ZAppend) -> None:
+        self.kind = "zset"
+        content: Any = self.content
+        highest = max(self.highest, content.order[-1][0]) if content else self.highest
+        if highest > SCORE_MAX - len(operation.members):
+            raise exhausted(operation.key)
+        self.highest = highest + len(operation.members)
 
 
 class Writers:
@@ -251,6 +284,14 @@ class Table(Writers):
         """Forget a key."""
         self._entries.pop(key, None)
 
+    def replace(self, key: str, entry: Entry) -> None:
+        """Keep an entry that was made without a look at what the key held."""
+        self.store(key, entry)
+
+    def erase(self, key: str) -> None:
+        """Forget a key because it was deleted, without a look at what it held."""
+        self.drop(key)
+
     def items(self) -> Iterator[tuple[str, Entry]]:
         """Yield the keys that are kept, expired or not, and their entries."""
         return iter(list(self._entries.items()))
@@ -260,7 +301,7 @@ class Table(Writers):
     def live(self, key: str, now: int) -> Entry | None:
         """Return the entry of a key unless it has expired."""
         entry = self.find(key)
-        return None if entry is None or expired(entry, now) else entry
+        return None if entry is None or (entry.expires is not None and entry.expires <= now) else entry
 
     def there(self, key: str, now: int) -> bool:
         """Return whether there is something to delete."""
@@ -295,37 +336,30 @@ class Table(Writers):
 
     def admit(self, batch: Batch, now: int) -> None:
         """Raise if the batch cannot be done; otherwise applying it cannot fail."""
-        if len(batch.operations) == 1 and not batch.checks:
-            # What the general way comes to, for what is done most.
-            operation: Any = batch.operations[0]
-            if type(operation) in _BLIND:
-                if type(operation) is Delete:
-                    self.there(operation.key, now)  # What it has to look at is looked at before anything is written.
-                return
-            entry = self.live(operation.key, now)
-            if entry is not None and operation.kind is not None and entry.kind != operation.kind:
-                raise wrong_type(operation, entry.kind)
-            if type(operation) in _COUNTING:
-                self._foresee(operation, {}, {}, now)
-            return
+        if len(batch.operations) == 1 and type(batch.operations[0]) is Set and not batch.checks:
+            return  # What the general way comes to, for what is done most.
         for check in batch.checks:
             self._test(check, now)
         operations: Any = batch.operations  # A Settle stands alone.
-        kinds: dict[str, str | None] = {}
         foreseen: dict[str, Foreseen] = {}
         for operation in operations:
-            key = operation.key
-            if type(operation) is Delete and key not in kinds:
-                self.there(key, now)
-            if type(operation) not in _BLIND:
-                if key not in kinds:
-                    entry = self.live(key, now)
-                    kinds[key] = None if entry is None else entry.kind
-                kind = kinds[key]
-                if kind is not None and operation.kind is not None and kind != operation.kind:
-                    raise wrong_type(operation, kind)
-            if operation.writes:
-                self._foresee(operation, kinds, foreseen, now)
+            known = foreseen.get(operation.key)
+            if known is None:
+                known = foreseen[operation.key] = self._known(operation, now)
+            if known.kind is not None and operation.kind is not None and known.kind != operation.kind:
+                raise wrong_type(operation, known.kind)
+            foresee = _FORESEE.get(type(operation))
+            if foresee is not None:
+                foresee(known, operation)
+
+    def _known(self, operation: Any, now: int) -> Foreseen:
+        """Return what there is to know of a key before the first operation on it."""
+        if type(operation) in _BLIND:
+            if type(operation) is Delete:
+                self.there(operation.key, now)  # What it has to look at is looked at before anything is written.
+            return Foreseen(None, None)
+        entry = self.live(operation.key, now)
+        return Foreseen(None, None) if entry is None else Foreseen(entry.kind, entry.content)
 
     def _test(self, check: Check, now: int) -> None:
         entry = self.live(check.key, now)
@@ -350,55 +384,6 @@ class Table(Writers):
         if actual == 0 if check.version is None else actual != check.version:
             raise refused(check, actual)
 
-    def _foresee(
-        self, operation: Operation, kinds: dict[str, str | None], foreseen: dict[str, Foreseen], now: int
-    ) -> None:
-        """Note what the operation will do to kinds and counters; raise if a counter will not take it."""
-        key = operation.key
-        match operation:
-            case Set():
-                kinds[key], foreseen[key] = "string", Foreseen({None: operation.value}, True)
-            case Delete():
-                kinds[key], foreseen[key] = None, Foreseen({}, True)
-            case HSet():
-                kinds[key] = "hash"
-                foreseen.setdefault(key, Foreseen({}, False)).values.update(operation.fields)
-            case HDel():
-                foreseen.setdefault(key, Foreseen({}, False)).values.update(dict.fromkeys(operation.fields))
-            case IncrBy():
-                kinds[key] = "string"
-                self._sum(key, {None: operation.increment}, foreseen, now)
-            case HIncrBy():
-                kinds[key] = "hash"
-                self._sum(key, operation.increments, foreseen, now)
-            case ZAdd():
-                kinds[key] = "zset"
-                known = foreseen.setdefault(key, Foreseen({}, False))
-                known.highest = max(known.highest, *operation.members.values())
-            case ZAppend():
-                kinds[key] = "zset"
-                known = foreseen.setdefault(key, Foreseen({}, False))
-                order = [] if known.fresh else self._order(key, now)
-                highest = max(known.highest, order[-1][0]) if order else known.highest
-                if highest > SCORE_MAX - len(operation.members):
-                    raise exhausted(key)
-                known.highest = highest + len(operation.members)
-
-    def _sum(self, key: str, increments: Mapping[Any, int], foreseen: dict[str, Foreseen], now: int) -> None:
-        known = foreseen.setdefault(key, Foreseen({}, False))
-        entry = None if known.fresh else self.live(key, now)
-        content: Any = {} if entry is None else entry.content
-        if isinstance(content, bytes):
-            content = {None: content}
-        for field, increment in increments.items():
-            value = known.values[field] if field in known.values else content.get(field)
-            number = 0 if value is None else decimal(value)
-            if number is None:
-                raise counter(key, field)
-            if not INTEGER_MIN <= number + increment <= INTEGER_MAX:
-                raise overflow(key, field)
-            known.values[field] = b"%d" % (number + increment)
-
     # What the operations do; each is a function of the table, the operation and the time
 
     def _get(self, operation: Get, now: int) -> Reply:
@@ -416,7 +401,7 @@ class Table(Writers):
             self._expire_later(operation.key, expires, now)
         elif self._due:
             self._never(operation.key)
-        self.store(operation.key, Entry(operation.value, self.revision, expires))
+        self.replace(operation.key, Entry(operation.value, self.revision, expires))
         return self.revision
 
     def _incrby(self, operation: IncrBy, now: int) -> Reply:
@@ -427,7 +412,8 @@ class Table(Writers):
 
     def _delete(self, operation: Delete, now: int) -> Reply:
         there = self.there(operation.key, now)
-        self._remove(operation.key)
+        self._never(operation.key)
+        self.erase(operation.key)
         return there
 
     def _exists(self, operation: Exists, now: int) -> Reply:
@@ -612,6 +598,30 @@ def expired(entry: Entry, now: int) -> bool:
     return entry.expires is not None and entry.expires <= now
 
 
+def sums(
+    operation: IncrBy | HIncrBy, known: Mapping[str | None, bytes | None], content: Any
+) -> dict[str | None, bytes | None]:
+    """Return what the fields that are counted (None is a value) will be: `known` goes before the content.
+
+    Raises `CounterError` and `CounterOverflowError`.
+    """
+    if isinstance(operation, IncrBy):
+        increments: Mapping[Any, int] = {None: operation.increment}
+        content = {None: content}
+    else:
+        increments = operation.increments
+    result: dict[str | None, bytes | None] = {}
+    for field, increment in increments.items():
+        value = known[field] if field in known else None if content is None else content.get(field)
+        number = 0 if value is None else decimal(value)
+        if number is None:
+            raise counter(operation.key, field)
+        if not INTEGER_MIN <= number + increment <= INTEGER_MAX:
+            raise overflow(operation.key, field)
+        result[field] = b"%d" % (number + increment)
+    return result
+
+
 def wrong_type(operation: Any, kind: str) -> WrongTypeError:
     """Return the error of an operation on a key that holds something else."""
     return WrongTypeError(
@@ -668,9 +678,16 @@ def _score(item: tuple[float, bytes]) -> float:
 
 _BLIND: Final = frozenset((Set, Delete))
 """Operations that need not know what the key holds."""
-_COUNTING: Final = frozenset((IncrBy, HIncrBy, ZAppend))
-"""Operations that may leave the range of numbers."""
-
+_FORESEE: Final[dict[type, Callable[[Foreseen, Any], None]]] = {
+    Set: Foreseen.set,
+    Delete: Foreseen.delete,
+    HSet: Foreseen.hset,
+    HDel: Foreseen.hdel,
+    IncrBy: Foreseen.incrby,
+    HIncrBy: Foreseen.hincrby,
+    ZAdd: Foreseen.zadd,
+    ZAppend: Foreseen.zappend,
+}
 _APPLY: Final[dict[type, Callable[[Table, Any, int], Reply]]] = {
     Get: Table._get,
     Version: Table._version,

@@ -453,7 +453,7 @@ class KVMachine(RuleBasedStateMachine):
         self.kvs = {name: place.open() for name, place in self.places.items()}
         self.read: dict[tuple[Name, str], int] = {}
         self.sequence = 0
-        self.left = Counter(let_expire=3, look_at_all=4, reopen=4)
+        self.left = Counter(let_expire=3, look_at_all=4, reopen=4, checkpoint=4)
         self.agreed = True
 
     # What the rules are made of
@@ -586,6 +586,13 @@ class KVMachine(RuleBasedStateMachine):
     def look_at_all(self) -> None:
         self.left["look_at_all"] -= 1
         self.look()
+
+    @precondition(lambda self: self.left["checkpoint"] > 0)
+    @rule()
+    def checkpoint(self) -> None:
+        self.left["checkpoint"] -= 1
+        for kv in self.kvs.values():
+            kv.checkpoint()
 
     @precondition(lambda self: self.left["reopen"] > 0 and any(place.reopens for place in self.places.values()))
     @rule()

@@ -17,7 +17,7 @@ import pytest
 
 from empathy_kv.errors import DamagedError, LockTimeoutError, StorageError
 from empathy_kv.kv.files import FilesKV, directory
-from empathy_kv.kv.operations import Set, ZAppend
+from empathy_kv.kv.operations import Batch, IncrBy, Set, Token, ZAppend
 
 
 def opened(path: Path, timeout: float = 5.0) -> FilesKV:
@@ -247,3 +247,21 @@ def test_a_full_disk_is_said_and_nothing_is_written(tmp_path: Path, monkeypatch:
         monkeypatch.undo()
         ns.set("k", b"new")
         assert ns.get("k") == b"new"
+
+
+def test_a_set_that_looks_at_nothing_stands_among_what_others_wrote_in_the_order_of_the_commits(tmp_path: Path) -> None:
+    with opened(tmp_path) as one, opened(tmp_path) as other:
+        ours, theirs = one.namespace("a"), other.namespace("a")
+        theirs.set("k", b"first")
+        ours.set("k", b"second")
+        theirs.incr("n")
+        assert ours.set("k", b"third") == 4
+        theirs.set("other", b"fifth")
+        assert ours.set("other", b"sixth") == 6  # And of `n`, our side has not read yet.
+        token = f"0123456789abcdef-1-1-{time.time_ns() // 10**6}-a"
+        assert one.execute(Batch(("a",), (IncrBy("n"),), token=Token.parse(token))) == [2]
+        assert theirs.version("n") == 7
+        for ns in (ours, theirs):
+            assert [ns.get(key) for key in ("k", "n", "other")] == [b"third", b"2", b"sixth"]
+    with opened(tmp_path) as again:
+        assert [again.namespace("a").version(key) for key in ("k", "n", "other")] == [4, 7, 6]

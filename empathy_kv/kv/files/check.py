@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from empathy_kv.errors import DamagedError
-from empathy_kv.kv.files import disk, documents
+from empathy_kv.kv.files import disk, documents, frames
 from empathy_kv.kv.files.journal import Journal
 from empathy_kv.kv.files.names import name
 from empathy_kv.kv.files.overlay import Overlay
@@ -90,7 +90,7 @@ def _journals(directory: Path, overlay: Overlay) -> Iterator[DamagedError]:
             if head is not None:
                 overlay.begin(head, now())
                 for line in journal.take():
-                    overlay.replay(line)
+                    overlay.replay(frames.read(line, str(journal.path)))
         finally:
             journal.reset()
     except DamagedError as error:

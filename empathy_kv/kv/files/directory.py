@@ -27,7 +27,7 @@ from empathy_kv.kv.files import checkpoint, disk, frames
 from empathy_kv.kv.files.lock import Lock
 from empathy_kv.kv.files.overlay import Change, Stamp
 from empathy_kv.kv.files.view import View, now
-from empathy_kv.kv.operations import Batch, Reply, Settle
+from empathy_kv.kv.operations import Batch, Reply, Set, Settle
 
 GROWN: Final = 8 * 1024 * 1024
 """Bytes of journal at which a checkpoint is due, if the documents that it has to write are no larger."""
@@ -104,7 +104,7 @@ class Directory:
         """Commit a batch whose frame needs no replies in it, and no sync: what is applied is in the journal."""
         view, lock = self._view, self._lock
         while True:
-            lock.acquire()
+            lock.acquire(meanwhile=self._look)
             try:
                 with view.mutex:
                     if self._ready():
@@ -113,12 +113,19 @@ class Directory:
                 lock.release()
             self._renew()
 
+    def _look(self) -> None:
+        """Take what others write while they have the lock, so that less is left to do once we have it."""
+        with self._view.mutex:
+            self._view.follow()
+
     def _log(self, batch: Batch) -> list[Reply]:
         view = self._view
         table, journal = view.table, view.journal
         at = now()
+        if not blind(batch):
+            view.catch_up()
         table.admit(batch, at)
-        revision = table.revision + 1
+        revision = journal.revision + 1
         data = frames.line(revision, at, False, batch, None, table.bases(batch))
         journal.append(data)
         self._wrote = True
@@ -174,7 +181,7 @@ class Directory:
             self._lock.release()
 
     def _ready(self) -> bool:
-        """Bring the table up to date, and return whether the journal can be appended to. Lock and mutex are held."""
+        """Take what was committed, and return whether the journal can be appended to. Lock and mutex are held."""
         if self._closed:
             raise ClosedError("the store is closed")
         view, journal = self._view, self._view.journal
@@ -182,7 +189,7 @@ class Directory:
             return True
         if journal.gone():
             view.restart()
-        view.catch_up()
+        view.follow()
         if journal.refusal is not None:
             raise journal.refusal
         journal.mend()
@@ -205,6 +212,7 @@ class Directory:
         lines: list[bytes] = []
         try:
             with view.mutex:
+                view.catch_up()
                 while self._queue:
                     group.append(self._queue[0])  # An interrupt must find it in one of the two.
                     self._queue.popleft()
@@ -371,6 +379,12 @@ class _SyncError(OSError):
     def __init__(self, error: OSError, known: bool) -> None:
         super().__init__(error.errno, error.strerror, error.filename)
         self.known = known
+
+
+def blind(batch: Batch) -> bool:
+    """Return whether a batch is a lone `Set` for ever: then nothing of it depends on what the table holds."""
+    first = batch.operations[0]
+    return type(first) is Set and first.ttl is None and len(batch.operations) == 1 and not batch.checks
 
 
 def undo(changes: Sequence[Change]) -> None:

@@ -72,13 +72,13 @@ class FilesKV(KV):
         return f"{type(self).__name__}({str(self._root)!r})"
 
     def execute(self, batch: Batch) -> list[Reply]:
-        directory = self._directory(batch.namespace)
+        directory = self._directories.get(batch.namespace)
+        if directory is None or self._closed or os.getpid() != self._process:
+            directory = self._directory(batch.namespace)
         if not batch.writes:
             return directory.read(batch)
         replies = directory.write(batch)
-        keeper = self._keeper
-        if keeper is None:
-            keeper = self._keep()
+        keeper = self._keeper or self._keep()
         if directory.grown():
             keeper.wake()
         return replies

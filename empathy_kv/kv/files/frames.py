@@ -74,7 +74,7 @@ def _form(kind: type[Operation], code: str) -> Callable[[Operation], tuple[Any, 
     return lambda operation: (code, *values(operation))
 
 
-_FORMS: Final = {kind: _form(kind, code) for kind, code in _CODES.items()}
+_FORMS: Final[dict[type, Callable[[Any], tuple[Any, ...]]]] = {kind: _form(kind, code) for kind, code in _CODES.items()}
 
 
 class Line(msgspec.Struct, array_like=True):
@@ -141,7 +141,17 @@ class Head(msgspec.Struct):
         }
 
 
+class _Stamp(msgspec.Struct, array_like=True):
+    """The beginning of a line, which is enough to know that none is missing."""
+
+    revision: int
+    at: int
+    durable: bool
+    operations: list[msgspec.Raw]
+
+
 _ENCODER: Final = msgspec.msgpack.Encoder()
+_STAMPS: Final = msgspec.msgpack.Decoder(_Stamp)
 _HEADS: Final = msgspec.msgpack.Decoder(Head)
 _LINES: Final = msgspec.msgpack.Decoder(Line)
 
@@ -173,19 +183,22 @@ def head(revision: int, sessions: dict[str, Session], boot: str, waiting: list[L
 
 def digest(batch: Batch) -> bytes:
     """Return what stands for the content of a batch: equal for equal batches."""
-    content = [
-        [type(item).__name__, *(getattr(item, field.name) for field in fields(type(item)))] for item in batch.operations
-    ]
+    content = [_FORMS[type(item)](item) if type(item) in _FORMS else _parts(item) for item in batch.operations]
     checks = [[check.key, check.version, check.member] for check in batch.checks]
     return zlib.crc32(_ENCODER.encode([content, checks])).to_bytes(4, "little")
+
+
+def _parts(operation: Any) -> list[Any]:
+    kind = type(operation)
+    return [kind.__name__, *(getattr(operation, field.name) for field in fields(kind))]
 
 
 def line(revision: int, at: int, durable: bool, batch: Batch, slot: Slot | None, bases: dict[str, int]) -> bytes:
     """Return the frame of a batch, with what is to be remembered of its token."""
     operations = [
-        _FORMS[type(operation)](operation)  # type: ignore[index, arg-type]
+        _FORMS[type(operation)](operation)
         for operation in batch.operations
-        if operation.writes and type(operation) is not Settle
+        if type(operation) in _FORMS  # Else it writes nothing that is replayed.
     ]
     if slot is None:
         if not bases:
@@ -279,6 +292,17 @@ def _durable(payload: bytes) -> bool:
         return _LINES.decode(payload).durable
     except msgspec.DecodeError:
         return False
+
+
+def revision(payload: bytes, before: int, path: str) -> int:
+    """Return the revision of a line that follows one of the revision `before`. It costs a third of reading it."""
+    try:
+        stamp = _STAMPS.decode(payload)
+    except msgspec.DecodeError as error:
+        raise DamagedError(f"{path} is damaged: {error}", path=path) from error
+    if stamp.revision != before + bool(stamp.operations):
+        raise DamagedError(f"{path} is damaged: a batch is missing or in the wrong place", path=path)
+    return stamp.revision
 
 
 def read(payload: bytes, path: str) -> Line:

@@ -118,8 +118,11 @@ class Journal:
 
     # Reading
 
-    def take(self) -> list[frames.Line]:
-        """Return what was committed since the last call, in order; `ended` and `cut` say what follows it."""
+    def take(self) -> list[bytes]:
+        """Return the lines that were committed since the last call, in order, for `frames.read`.
+
+        `ended` and `cut` say what follows them.
+        """
         size = os.lseek(self.descriptor, 0, os.SEEK_END)
         if size == self.offset:
             return []
@@ -135,18 +138,13 @@ class Journal:
                     raise
                 time.sleep(pause)
                 size = os.lseek(self.descriptor, 0, os.SEEK_END)
-        lines = []
         revision = self.revision
         for payload in part.payloads:
-            line = frames.read(payload, path)
-            if line.revision != revision + bool(line.operations):
-                raise DamagedError(f"{path} is damaged: a batch is missing or in the wrong place", path=path)
-            revision = line.revision
-            lines.append(line)
+            revision = frames.revision(payload, revision, path)
         self.revision = revision
         self.offset = part.end
         self.cut, self.ended = part.cut, part.ended
-        return lines
+        return part.payloads
 
     # Writing; under the lock of who writes
 

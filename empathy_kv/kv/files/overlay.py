@@ -96,9 +96,9 @@ class Overlay(Table):
         return entry if isinstance(entry, Entry) else None
 
     def store(self, key: str, entry: Entry) -> None:
-        self.touched[key] = entry
-        if key in self.read.entries:
+        if key not in self.touched:
             self.read.drop(key)
+        self.touched[key] = entry
 
     def drop(self, key: str) -> None:
         self.touched[key] = Tombstone(self.revision)
@@ -110,15 +110,22 @@ class Overlay(Table):
         except DamagedError:
             return True  # What is damaged can be deleted and replaced.
 
-    def apply(self, operations: Any, now: int) -> list[Reply]:
-        for operation in operations:
-            if type(operation) in _REPLACING and operation.key not in self.touched:
-                self._replace(operation.key)
-        return super().apply(operations, now)
+    def replace(self, key: str, entry: Entry) -> None:
+        if key not in self.touched:
+            self._made(key)
+        self.touched[key] = entry
 
-    def _replace(self, key: str) -> None:
+    def erase(self, key: str) -> None:
+        if key not in self.touched:
+            self._made(key)
+        self.touched[key] = Tombstone(self.revision)
+
+    def _made(self, key: str) -> None:
+        """Note that the journal makes a key from nothing."""
         self.replaced.add(key)
-        self.damaged.pop(key, None)
+        if self.damaged:
+            self.damaged.pop(key, None)
+        self.read.drop(key)
 
     # Documents
 
@@ -186,9 +193,7 @@ class Overlay(Table):
         for operation in operations:
             if not held[operation.key]:
                 if type(operation) is Delete:
-                    if operation.key not in self.touched:
-                        self._replace(operation.key)
-                    self.drop(operation.key)  # Whether it was there needs its document, and nobody asks.
+                    self.erase(operation.key)  # Whether it was there needs its document, and nobody asks.
                 else:
                     self.apply((operation,), line.at)
         if line.session:
@@ -200,13 +205,12 @@ class Overlay(Table):
         """Do what replaying a lone `Set` for ever comes to, which is most of what others write; False if it is none."""
         if operation[0] != "set" or len(operation) != 4 or operation[3] is not None:
             return False
-        if line.session or self.damaged or self._due:
+        if line.session or self._due:
             return False
         key = operation[1]
         entry = self.touched.get(key)
         if entry is None:
-            self.replaced.add(key)
-            self.read.drop(key)
+            self._made(key)
         elif entry.version >= line.revision:
             return True
         self.touched[key] = Entry(operation[2], line.revision)
@@ -227,9 +231,11 @@ class Overlay(Table):
         bases: dict[str, int] = {}
         replaced: set[str] = set()
         for operation in batch.operations:
-            if not operation.writes or isinstance(operation, Settle) or operation.key in self.touched:
+            if not operation.writes or isinstance(operation, Settle):
                 continue
             key = operation.key
+            if key in self.touched:
+                continue
             if type(operation) in _REPLACING:
                 replaced.add(key)
             elif key not in bases and key not in replaced:

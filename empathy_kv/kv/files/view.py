@@ -44,6 +44,8 @@ class View:
         self.mutex = Mutex()
         self.journal = Journal(path / "journal")
         self.table = Overlay(path)
+        self._unread: list[bytes] = []
+        """Lines that were taken from the journal, and that the table does not have yet."""
         self.busy = False
         """Whether the journal may hold what the table does not show yet. Only who has the lock of writers sets it."""
 
@@ -51,6 +53,7 @@ class View:
         """Begin anew, knowing nothing."""
         self.journal.reset()
         self.table = Overlay(self.path)
+        self._unread.clear()
 
     def read(self, batch: Batch) -> list[Reply] | None:
         """Execute a batch that writes nothing; None if documents that it read may be of a later moment."""
@@ -121,11 +124,34 @@ class View:
 
     def catch_up(self) -> bool:
         """Bring the table up to what is committed, and return whether there was anything new."""
+        news = self.follow()
+        while self._unread:
+            self._replay()
+            self.follow()  # Again: what a line needs of its document may be of a later one.
+            news = True
+        return news
+
+    def follow(self) -> bool:
+        """Take what was committed, for `catch_up`, and return whether there was anything.
+
+        It costs a part of that, and is enough to append what does not depend on it.
+        """
         news = False
-        # Again after each time: what a frame needs of its document may be of a later one.
         while not self.busy and self._moved() and self._advance():  # If it is busy, nobody else can write.
             news = True
         return news
+
+    def _replay(self) -> None:
+        table, path = self.table, str(self.journal.path)
+        newest = table.revision
+        lines, self._unread = self._unread, []
+        try:
+            for line in lines:
+                table.replay(frames.read(line, path))
+        except BaseException:
+            self.restart()
+            raise
+        table.revision = max(table.revision, newest)  # What was written here before these were replayed is newer.
 
     def _moved(self) -> bool:
         if self.journal.descriptor == _NONE:
@@ -141,20 +167,15 @@ class View:
                 self._begin(head)
             return head is not None
         if journal.ended:
-            return self._follow()
+            return self._succeed()
         if os.lseek(journal.descriptor, 0, os.SEEK_END) < journal.offset:  # A frame was taken back that we had taken.
             self.restart()
             return True
         lines = journal.take()
-        try:
-            for line in lines:
-                self.table.replay(line)
-        except BaseException:
-            self.restart()
-            raise
+        self._unread += lines
         return journal.ended or bool(lines)
 
-    def _follow(self) -> bool:
+    def _succeed(self) -> bool:
         """Go on with the journal that followed the one that ended, and return whether there is one."""
         journal = self.journal
         newest = numbers(journal.directory)[-1:]
@@ -171,6 +192,7 @@ class View:
 
     def turn(self, number: int) -> None:
         """Go on with the next journal: the documents have what this one touched."""
+        self._replay()
         self._begin(self.journal.open(number))
 
     def _begin(self, head: frames.Head) -> None:
