@@ -170,7 +170,7 @@ def test_contenders_take_turns_and_the_first_round_does_not_count(tmp_path: Path
     assert len({tuple(each) for each in rounds}) > 1
     assert {entry for entry in log if "ends" in entry} == {"a ends", "b ends", "c ends"}
     assert [figure.rounds for figure in figures] == [[[1.0], [2.0], [3.0]]] * 3
-    assert not (tmp_path / "j").exists()
+    assert len(list((tmp_path / "j").iterdir())) == 3  # What is removed while others are measured slows them down.
 
 
 def test_a_ratio_is_that_of_the_rounds_and_not_of_the_medians(tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ import itertools
 import multiprocessing
 import os
 import random
-import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -282,7 +281,6 @@ def fill_turns(peer: Peer, count: int, room: Room) -> Iterator[Sequence[float]]:
             store.close()
             took = time.perf_counter() - start
         yield [took / count]
-        shutil.rmtree(place)
 
 
 # What is counted and recorded: the cost of one more must not grow with how many there are
@@ -335,7 +333,6 @@ def first_turns(recorder: Recorder, size: Size, room: Room) -> Iterator[Sequence
             recording.one(*recorder.arguments(0))  # This one makes directories and tables.
             yield timed(recording.one, [recorder.arguments(n) for n in range(1, size.keys)])
             expect(recording.count() == size.keys, "count")
-        shutil.rmtree(place)
 
 
 def late_turns(recorder: Recorder, size: Size, room: Room) -> Iterator[Sequence[float]]:
@@ -417,7 +414,6 @@ def write_turns(peer: Peer, seconds: float, processes: int, room: Room) -> Itera
             for _, last in results:
                 expect(store.get(last) is not None, "keep what several processes write")
         yield [sum(rate for rate, _ in results)]
-        shutil.rmtree(place)
 
 
 def write(name: str, place: Path, worker: int, processes: int, seconds: float) -> tuple[float, str]:
@@ -526,7 +522,6 @@ def read(name: str, place: Path, count: int, large: int) -> float:
 def writing_turns(peer: Peer, size: Size, room: Room) -> Iterator[Sequence[float]]:
     for number in itertools.count():
         yield [_alone(grow, peer.name, room.own / str(number), size.keys, size.written)]
-        shutil.rmtree(room.own / str(number))
 
 
 def grow(name: str, place: Path, first: int, count: int) -> float:

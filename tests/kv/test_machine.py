@@ -40,7 +40,7 @@ def directory(tmp_path: Path) -> Iterator[Path]:
 
 
 class Turns(KV):
-    """Two that have the same directory open, as two processes have, and write to it by turns of one to three batches."""
+    """Two that have the same directory open, as two processes have, and write to it by turns."""
 
     def __init__(self, path: Path, durability: Literal["fsync", "os"]) -> None:
         super().__init__()

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -122,11 +122,13 @@ class Directory:
         view = self._view
         table, journal = view.table, view.journal
         at = now()
+        bases: Mapping[str, int] = {}
         if not blind(batch):
             view.catch_up()
-        table.admit(batch, at)
+            table.admit(batch, at)
+            bases = table.bases(batch)
         revision = journal.revision + 1
-        data = frames.line(revision, at, False, batch, None, table.bases(batch))
+        data = frames.line(revision, at, False, batch, None, bases)
         journal.append(data)
         self._wrote = True
         try:

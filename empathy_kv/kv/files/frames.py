@@ -15,7 +15,7 @@ from __future__ import annotations
 import operator
 import struct
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -193,7 +193,7 @@ def _parts(operation: Any) -> list[Any]:
     return [kind.__name__, *(getattr(operation, field.name) for field in fields(kind))]
 
 
-def line(revision: int, at: int, durable: bool, batch: Batch, slot: Slot | None, bases: dict[str, int]) -> bytes:
+def line(revision: int, at: int, durable: bool, batch: Batch, slot: Slot | None, bases: Mapping[str, int]) -> bytes:
     """Return the frame of a batch, with what is to be remembered of its token."""
     operations = [
         _FORMS[type(operation)](operation)
