@@ -31,7 +31,7 @@ def namespaces(base: Path) -> list[Path]:
 
 def check(base: Path) -> Iterator[DamagedError]:
     """Yield what is damaged or foreign below a prefix."""
-    if os.path.lexists(base) and not stat.S_ISDIR(os.lstat(base).st_mode):
+    if disk.there(base) and not stat.S_ISDIR(os.lstat(base).st_mode):
         yield DamagedError(f"{base} is no directory", path=str(base))
         return
     spaces = namespaces(base)
@@ -75,7 +75,7 @@ def _document(file: Path, becomes: bytes) -> Iterator[DamagedError]:
 
 
 def _journals(directory: Path, overlay: Overlay) -> Iterator[DamagedError]:
-    if os.path.lexists(directory) and not stat.S_ISDIR(os.lstat(directory).st_mode):
+    if disk.there(directory) and not stat.S_ISDIR(os.lstat(directory).st_mode):
         yield DamagedError(f"{directory} is no directory", path=str(directory))
         return
     if not directory.exists():

@@ -28,6 +28,8 @@ _PAGE: Final = 64
 
 def first(view: View) -> None:
     """Begin the first journal. Both locks are held."""
+    for path in (view.path, *view.path.parents[:2]):
+        disk.sync_directory(path)  # Whoever made what is in it may have been killed before that was durable.
     view.table.revision = highest(view.path)
     _next(view, [])
 
@@ -110,12 +112,9 @@ def _gone(view: View) -> list[str]:
     for key, entry in view.table.touched.items():
         if isinstance(entry, Tombstone) or expired(entry, at):
             path = view.table.path(key)
-            try:
-                os.lstat(path)  # Not lexists: it takes an I/O error for absence.
-            except FileNotFoundError:
-                continue
-            set_aside(path, b"")
-            gone.append(key)
+            if disk.there(path):
+                set_aside(path, b"")
+                gone.append(key)
     return gone
 
 

@@ -128,9 +128,18 @@ def set_aside(path: str | Path) -> None:
     """Keep a file under another name beside it, the first that is free: `NAME.damaged-1`."""
     for number in itertools.count(1):
         kept = f"{path}.damaged-{number}"
-        if not os.path.lexists(kept):
+        if not there(kept):
             os.rename(path, kept)
             return
+
+
+def there(path: str | Path) -> bool:
+    """Return whether there is something of that name. An I/O error is none of absence, as `os.path.lexists` has it."""
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def append(descriptor: int, data: bytes) -> None:
@@ -182,7 +191,12 @@ def make(path: Path) -> None:
     for directory in (*reversed(path.parents), path):
         with contextlib.suppress(FileExistsError):
             directory.mkdir(mode=0o700)
-            sync_directory(directory.parent)
+            try:
+                sync_directory(directory.parent)
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    directory.rmdir()  # Else the next call would take it for durable.
+                raise
 
 
 def sync_directory(path: Path) -> None:
