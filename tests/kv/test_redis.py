@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import secrets
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 
@@ -204,6 +206,28 @@ def test_a_wrong_password_is_a_permission_error_that_does_not_show_it(redis_serv
     while error is not None:
         assert "hunter2" not in f"{error!r} {error}"
         error = error.__cause__ or error.__context__
+
+
+def test_nothing_is_imported_by_the_first_calls_so_no_child_inherits_the_lock_of_a_half_imported_module(
+    redis_server: RedisServer,
+) -> None:
+    code = """
+import sys
+from empathy_kv import connect
+store = connect(sys.argv[1], prefix=sys.argv[2])
+before = set(sys.modules)
+store.metrics.record_interaction("u", 1, True, 1.0)
+store.metrics.get_user_stats("u")
+store.kv.namespace("n").incr("k")
+print(sorted(set(sys.modules) - before))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, redis_server.url, f"test-{secrets.token_hex(4)}"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.stdout, done.stderr) == ("[]\n", "")
 
 
 def test_a_token_is_read_back_from_its_text() -> None:

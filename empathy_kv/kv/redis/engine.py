@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+
+# For the connection: Python imports it when a host is first looked up. A child that is forked while another thread of
+# its parent does that inherits the lock of the half imported module, and would wait for it for ever.
+import encodings.idna  # noqa: F401
 import functools
 import hashlib
 import os
