@@ -77,6 +77,8 @@ HEAVY = [
     "asyncio",
     "msgspec",
     "attrs",
+    "cyclopts",
+    "rich",
 ]
 
 

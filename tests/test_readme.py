@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -47,11 +48,33 @@ def test_its_eight_lines_are_eight_and_run_again_and_again(tmp_path: Path) -> No
         assert done.stdout == "Retry up to 3 times\n", done.stderr
 
 
+TOUR: Final = [block for block in CONSOLE if block.startswith("$ empathy-kv")]
+
+
 def test_its_commands_are_there_and_can_be_run() -> None:
-    commands = [line.removeprefix("$ ") for block in CONSOLE for line in block.splitlines()]
+    commands = [line.removeprefix("$ ") for block in CONSOLE if block not in TOUR for line in block.splitlines()]
     assert commands
     for command in commands:
         assert os.access(ROOT / command.split()[0], os.X_OK), command
+
+
+def test_its_tour_of_the_command_line_prints_what_it_shows(tmp_path: Path) -> None:
+    steps = [step.partition("\n") for block in TOUR for step in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]]
+    assert len(steps) > 5
+    for command, _, shown in steps:
+        name, *arguments = shlex.split(command)
+        assert name == "empathy-kv"
+        done = subprocess.run(
+            [sys.executable, "-c", "from empathy_kv.cli import main; main()", *arguments],
+            cwd=tmp_path,
+            env={name: value for name, value in os.environ.items() if name != "EMPATHY_KV_URL"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            encoding="utf-8",
+            timeout=60,
+        )
+        assert done.stdout == shown, command
 
 
 def test_every_class_and_url_that_it_names_exists() -> None:

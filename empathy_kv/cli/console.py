@@ -1,0 +1,140 @@
+"""What people see: tables, bars and questions on a terminal, plain lines in a pipe; and JSON for programs."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import Any, Final
+
+import msgspec
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+_PIPE: Final = 10_000
+"""Columns of what is no terminal, so that nothing is cut."""
+
+
+class Refused(Exception):  # noqa: N818 - what a command is
+    """A command does not go on. `status`: 1 because of what there is, 2 because of what was asked."""
+
+    def __init__(self, message: str, status: int = 1) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+def _console(*, stderr: bool = False) -> Console:
+    # Made anew for each use: a test, or a pager, may have put something in the place of the streams.
+    file = sys.stderr if stderr else sys.stdout
+    console = Console(file=file, highlight=False, markup=False, emoji=False)
+    if not console.is_terminal:
+        console.width = _PIPE
+    return console
+
+
+def printable(value: object) -> str:
+    """Return a value as people read it. What would control a terminal stands there as an escape."""
+    if value is None:
+        return "-"
+    if isinstance(value, datetime):
+        return value.strftime("%Y-%m-%d %H:%M:%S")
+    text = f"{value:,}" if type(value) is int else str(value)
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
+
+
+def share(value: float) -> str:
+    """Return a part of one as per cent."""
+    return f"{value:.0%}"
+
+
+def milliseconds(value: float) -> str:
+    """Return a time."""
+    return f"{value:,.0f} ms" if value >= 10 else f"{value:.2g} ms"
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
+    """Return rows under their headings; numbers stand to the right."""
+    cells = [list(row) for row in rows]
+    result = Table(box=None, pad_edge=False, header_style="bold")
+    for place, column in enumerate(columns):
+        numeric = cells and all(isinstance(row[place], (int, float)) for row in cells)
+        result.add_column(column, justify="right" if numeric else "left", overflow="fold")
+    for row in cells:
+        result.add_row(*(Text(printable(value)) for value in row))
+    return result
+
+
+def facts(pairs: Iterable[tuple[str, object]]) -> Table:
+    """Return names and values, one a line."""
+    result = Table(box=None, pad_edge=False, show_header=False)
+    result.add_column(style="bold")
+    result.add_column(overflow="fold")
+    for name, value in pairs:
+        result.add_row(name, Text(printable(value)))
+    return result
+
+
+def show(*parts: RenderableType | str) -> None:
+    """Print for people."""
+    console = _console()
+    with console.capture() as captured:
+        for part in parts:
+            console.print(part, soft_wrap=isinstance(part, str))
+    # A table fills its columns with blanks.
+    for line in captured.get().splitlines():
+        sys.stdout.write(line.rstrip() + "\n")
+
+
+def show_json(value: Any) -> None:
+    """Print for programs."""
+    sys.stdout.write(msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n")
+
+
+def tell(message: str) -> None:
+    """Say how it went, beside what was asked for."""
+    _console(stderr=True).print(message, soft_wrap=True)
+
+
+def confirm(question: str, yes: bool) -> None:
+    """Ask before something is lost, unless it was said beforehand."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise Refused(f"{question} Nobody can be asked here: say --yes", 2)
+    sys.stderr.write(f"{question} [y/N] ")
+    sys.stderr.flush()
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        raise Refused("nothing was changed")
+
+
+@contextlib.contextmanager
+def progress(what: str) -> Iterator[Callable[[int, int | None], None]]:
+    """Show a bar as long as something takes, on a terminal only; it is told how much is done, and of how much."""
+    console = _console(stderr=True)
+    if not console.is_terminal:
+        yield _silent
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _silent(done: int, total: int | None) -> None:
+    """Show nothing."""
+
+
+def counted(number: int, what: str, several: str | None = None) -> str:
+    """Return a number of things."""
+    return f"{number:,} {what if number == 1 else several or what + 's'}"
+
+
+def document(record: Mapping[str, Any]) -> Table:
+    """Return what a record holds, one field a line; objects and lists as JSON."""
+    return facts(
+        (name, msgspec.json.encode(value).decode() if isinstance(value, (dict, list)) else value)
+        for name, value in record.items()
+    )

@@ -1,0 +1,181 @@
+"""`empathy-kv states`: the collaboration states of users."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+from cyclopts import App, Parameter
+
+from empathy_kv.cli.console import Refused, confirm, counted, document, progress, share, show, show_json, table, tell
+from empathy_kv.cli.options import HERE, DryRun, Json, Where, Yes, opened, required
+from empathy_kv.codec import codec, parse
+from empathy_kv.errors import CodecError, StateNotFoundError
+from empathy_kv.export import destination, write
+from empathy_kv.records import CollaborationState
+from empathy_kv.states import StateManager
+
+app: Final = App(name="states", help="The collaboration states of users.")
+
+_CODEC: Final = codec(CollaborationState)
+
+
+@app.command(name="list")
+def list_(*, json: Json = False, store: Where = HERE) -> None:
+    """List the users, and how far each is trusted."""
+    with opened(store) as open_store:
+        states = list(_all(open_store.states))
+    if json:
+        show_json([_CODEC.unstructure(state) for state in states])
+        return
+    rows = [
+        (
+            state.user_id,
+            f"{state.trust_level:.2f}",
+            f"{state.current_level} of {state.target_level}",
+            state.interaction_count,
+            share(state.success_rate) if state.interaction_count else None,
+            state.last_interaction,
+        )
+        for state in states
+    ]
+    if rows:
+        show(table(("USER", "TRUST", "LEVEL", "INTERACTIONS", "SUCCESS", "LAST"), rows))
+    tell(counted(len(rows), "user"))
+
+
+@app.command(name="show")
+def show_(user_id: str, /, *, json: Json = False, store: Where = HERE) -> None:
+    """Show the state of a user."""
+    with opened(store) as open_store:
+        record = _CODEC.unstructure(open_store.states.load_state(user_id))
+    if json:
+        show_json(record)
+    else:
+        show(document(record))
+
+
+@app.command
+def export(
+    file: Annotated[Path, Parameter(help="A file .json or .jsonl, or a directory for a file a user")],
+    /,
+    *,
+    yes: Yes = False,
+    store: Where = HERE,
+) -> None:
+    """Write all states to a file, whole or not at all; or to a directory of <user>.json, as StateManager keeps them."""
+    if file.exists():
+        confirm(f"Replace what is in {file}?" if file.is_dir() else f"Replace {file}?", yes)
+    with opened(store) as open_store:
+        states = list(_all(open_store.states))
+    if file.suffix.lower() == ".jsonl":
+        write(destination(file), b"".join(_CODEC.encode(state) + b"\n" for state in states))
+    elif file.suffix.lower() == ".json":
+        whole = msgspec.json.encode({"states": [msgspec.Raw(_CODEC.encode(state)) for state in states]})
+        write(destination(file), msgspec.json.format(whole, indent=2) + b"\n")
+    else:
+        directory = StateManager(state_dir=file)
+        for state in states:
+            directory.save_state(state.user_id, state)
+    tell(f"wrote {counted(len(states), 'state')} to {file}")
+
+
+@app.command(name="import")
+def import_(
+    file: Annotated[Path, Parameter(help="A file .json or .jsonl, or a directory of <user>.json files")],
+    /,
+    *,
+    existing: Annotated[
+        Literal["refuse", "keep", "replace"] | None,
+        Parameter(help="What to do about a user who has another state; default: refuse", show_default=False),
+    ] = None,
+    yes: Yes = False,
+    dry_run: DryRun = False,
+    store: Where = HERE,
+) -> None:
+    """Save the states of a file or directory; those of empathy-framework are read, too.
+
+    What is there already, just so, is left alone: an import that was interrupted can be done again.
+    """
+    states = list(_loaded(required(file)))
+    with opened(store) as open_store:
+        target = open_store.states
+        there = set(target.list_users())
+        same = {state.user_id for state in states if state.user_id in there and _state(target, state) == state}
+        other = [state.user_id for state in states if state.user_id in there - same]
+        if other and existing in (None, "refuse"):
+            raise Refused(
+                f"{counted(len(other), 'user')} with another state, as {other[0]!r}: say --existing keep or replace"
+            )
+        kept = same | (set(other) if existing == "keep" else set())
+        states = [state for state in states if state.user_id not in kept]
+        replaced = len(other) if existing == "replace" else 0
+        told = f"{counted(len(states), 'state')} ({replaced:,} in the place of others)"
+        if dry_run:
+            tell(f"would save {told}")
+            return
+        if replaced:
+            confirm(f"Replace {counted(replaced, 'state')}?", yes)
+        with progress("states") as done:
+            for number, state in enumerate(states, 1):
+                target.save_state(state.user_id, state)
+                done(number, len(states))
+    tell(f"saved {told}")
+
+
+@app.command
+def delete(
+    users: Annotated[list[str], Parameter(negative="")],
+    /,
+    *,
+    yes: Yes = False,
+    dry_run: DryRun = False,
+    store: Where = HERE,
+) -> None:
+    """Delete the states of users."""
+    with opened(store) as open_store:
+        for user_id in users:
+            open_store.states.load_state(user_id)  # One that is not there is a mistake, of which to hear now.
+        if dry_run:
+            tell(f"would delete {counted(len(set(users)), 'state')}")
+            return
+        confirm(f"Delete {counted(len(set(users)), 'state')}?", yes)
+        deleted = sum(open_store.states.delete_state(user_id) for user_id in users)
+    tell(f"deleted {counted(deleted, 'state')}")
+
+
+def _all(states: StateManager) -> Iterator[CollaborationState]:
+    for user_id in states.list_users():
+        try:
+            yield states.load_state(user_id)
+        except StateNotFoundError:
+            continue  # It was deleted meanwhile.
+
+
+def _state(states: StateManager, state: CollaborationState) -> CollaborationState | None:
+    try:
+        return states.load_state(state.user_id)
+    except StateNotFoundError:
+        return None
+
+
+def _loaded(file: Path) -> Iterator[CollaborationState]:
+    if file.is_dir():
+        yield from _all(StateManager(state_dir=file))
+        return
+    try:
+        if file.suffix.lower() == ".jsonl":
+            for number, line in enumerate(file.read_bytes().splitlines(), 1):
+                if line.strip():
+                    yield _CODEC.structure(parse(line), f"$[{number}]")
+            return
+        whole: Any = parse(file.read_bytes())
+        found = whole.get("states") if isinstance(whole, dict) else None
+        if not isinstance(found, list):
+            raise CodecError("expected an object with an array of states @ $.states", path="$.states")
+        for number, item in enumerate(found):
+            yield _CODEC.structure(item, f"$.states[{number}]")
+    except CodecError as error:
+        raise Refused(f"{file}: {error}") from error

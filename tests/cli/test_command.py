@@ -1,0 +1,214 @@
+"""`empathy-kv` as a whole: states, metrics, stores, and what it says when it fails."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from conftest import Command
+
+from empathy_kv import CollaborationState, StateManager, Store, connect
+from empathy_kv.cli.metrics import spark
+
+STATE = """{"user_id": "a", "trust_level": %s, "current_level": 2, "target_level": 3, "interaction_count": 0,
+"success_count": 0, "failure_count": 0, "last_interaction": null, "created_at": "2025-01-15T10:30:00"}""".replace(
+    "\n", ""
+)
+AT = datetime(2025, 1, 15, 10, 30, tzinfo=UTC)
+
+
+@pytest.fixture
+def people(store: Store) -> Store:
+    for user, trust in (("ada", 0.75), ("grace/../x", 0.5)):
+        store.states.save_state(user, CollaborationState(user, trust, created_at=AT, extra={"note": "kept"}))
+    return store
+
+
+def test_states_are_listed_and_shown(command: Command, people: Store) -> None:
+    done = command("states", "list")
+    assert [line.split()[:2] for line in done.out.splitlines()] == [
+        ["USER", "TRUST"],
+        ["ada", "0.75"],
+        ["grace/../x", "0.50"],
+    ]
+    assert done.err == "2 users\n"
+    assert [state["user_id"] for state in json.loads(command("states", "list", "--json").out)] == ["ada", "grace/../x"]
+    assert json.loads(command("states", "show", "ada", "--json").out)["trust_level"] == 0.75
+    assert "trust_level        0.75" in command("states", "show", "ada").out
+    assert command("states", "show", "nobody").status == 1
+
+
+@pytest.mark.parametrize("file", ["states.json", "states.jsonl", "states"])
+def test_exported_states_come_back(file: str, command: Command, people: Store) -> None:
+    assert command("states", "export", file).status == 0
+    for _ in range(2):  # A second time changes nothing.
+        assert command("states", "import", file, "--store", "file:other").status == 0
+    with connect("file:other") as other:
+        for user in ("ada", "grace/../x"):
+            assert other.states.load_versioned(user)[1] <= 2
+            assert other.states.load_state(user) == people.states.load_state(user)
+
+
+def test_an_import_over_other_states_has_to_say_what_becomes_of_them(command: Command, people: Store) -> None:
+    command("states", "export", "states.json")
+    people.states.save_state("ada", CollaborationState("ada", 0.1))
+    assert "1 user with another state, as 'ada'" in command("states", "import", "states.json").err
+    assert command("states", "import", "states.json", "--existing", "keep").status == 0
+    assert people.states.load_state("ada").trust_level == 0.1
+    assert command("states", "import", "states.json", "--existing", "replace", "-y").status == 0
+    assert people.states.load_state("ada").trust_level == 0.75
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "where"),
+    [
+        ("s.json", '{"states": [{"user_id": "a", "trust_level": "high"}]}', "$.states[0].trust_level"),
+        ("s.jsonl", f"{STATE % '0.5'}\n\n{STATE % '2'}\n", "$[3].trust_level"),
+        ("s.json", "[]", "$.states"),
+        ("s.json", "{", "not JSON"),
+    ],
+)
+def test_a_file_of_other_things_is_refused_whole(
+    name: str, content: str, where: str, command: Command, people: Store, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_text(content)
+    done = command("states", "import", name, "--existing", "replace", "--yes")
+    assert done.status == 1
+    assert where in done.err or where == "not JSON"
+    assert done.err.startswith(f"empathy-kv: {name}: ")
+    assert people.states.list_users() == ["ada", "grace/../x"]
+
+
+def test_states_are_deleted_after_a_question(command: Command, people: Store) -> None:
+    assert command("states", "delete", "ada", "nobody", "-y").status == 1
+    assert command("states", "delete", "ada", answer="\n").status == 1
+    assert len(people.states.list_users()) == 2
+    assert command("states", "delete", "ada", answer="yes\n").status == 0
+    assert people.states.list_users() == ["grace/../x"]
+
+
+def test_metrics_are_shown_for_one_and_for_all(command: Command, store: Store) -> None:
+    for number in range(10):
+        store.metrics.record_interaction("ada", 3, number < 9, 10.0 * number, at=AT)
+    store.metrics.record_interaction("grace", 1, True, 5.0, at=AT)
+    assert json.loads(command("metrics", "show", "--json").out)["total_interactions"] == 11
+    assert json.loads(command("metrics", "show", "ada", "--json").out)["success_rate"] == 0.9
+    assert "2025-01-15     10" in command("metrics", "show", "ada").out
+    assert command("metrics", "show", "nobody").status == 1
+    board = command("metrics", "dashboard").out.splitlines()
+    assert [line.split()[0] for line in board] == ["USER", "ada", "grace", "all"]
+    assert board[1].split()[:4] == ["ada", "3", "10", "90%"]
+    assert "1 users more" in command("metrics", "dashboard", "--top", "1").out
+    assert set(json.loads(command("metrics", "dashboard", "--json").out)["users"]) == {"ada", "grace"}
+    assert command("metrics", "dashboard", "--watch").status == 2  # This is no terminal.
+    assert command("metrics", "export", "m.csv").status == 0
+    with open("m.csv", newline="") as file:
+        assert [row["user_id"] for row in csv.DictReader(file)] == ["ada", "grace", ""]
+
+
+def test_a_spark_is_as_high_as_its_share_of_the_most() -> None:
+    assert spark([0, 1, 4, 8]) == " ▁▄█"
+    assert spark([0, 0]) == "  "
+
+
+def test_a_store_is_described_checked_and_brought_up_to_date(command: Command, people: Store, tmp_path: Path) -> None:
+    found = json.loads(command("store", "info", "--json").out)
+    assert {name: found[name] for name in ("patterns", "states", "interactions")} == {
+        "patterns": 0,
+        "states": 2,
+        "interactions": 0,
+    }
+    assert command("store", "checkpoint").status == 0
+    document = tmp_path / "store" / "empathy" / "state" / "ada.json"
+    document = document if document.exists() else next((tmp_path / "store").rglob("ada.json"))
+    assert command("store", "check").err == "all is well\n"
+    document.write_bytes(document.read_bytes().replace(b"0.75", b"0.95"))
+    done = command("store", "check", "--json")
+    assert done.status == 1
+    assert [problem["path"] for problem in json.loads(done.out)] == [str(document)]
+    assert str(document) in command("store", "check").out
+
+
+def test_a_demo_fills_an_empty_store_only(command: Command, store: Store) -> None:
+    assert command("demo").status == 0
+    assert store.metrics.get_global_stats()["total_interactions"] == 210
+    assert command("demo").status == 1
+    assert store.metrics.get_global_stats()["total_interactions"] == 210
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status"),
+    [
+        (["nothing"], 2),
+        (["patterns", "list", "--nothing"], 2),
+        (["patterns", "find", "task"], 2),
+        (["patterns", "find", "a=1", "--min-confidence", "2"], 2),
+        (["patterns", "list", "--limit", "0"], 2),
+        (["patterns", "show"], 2),
+        (["patterns", "show", "nope"], 1),
+        (["patterns", "import", "nope.json"], 1),
+        (["store", "info", "--store", "nope://user:secret@host"], 2),
+        (["store", "info", "--store", "unix:///nope.sock?password=secret"], 1),
+        (["metrics", "export", "figures.txt"], 2),
+    ],
+)
+def test_an_error_is_one_line_without_a_secret(arguments: list[str], status: int, command: Command) -> None:
+    done = command(*arguments)
+    assert (done.status, done.out) == (status, "")
+    assert done.err.startswith("empathy-kv: ")
+    assert done.err.count("\n") == 1
+    assert "secret" not in done.err
+    assert "Traceback" not in done.err
+
+
+def test_an_id_cannot_control_the_terminal(command: Command, store: Store) -> None:
+    store.states.save_state("\x1b[2J[red]\r\n", CollaborationState())
+    done = command("states", "list")
+    assert "\x1b" not in done.out
+    assert r"\x1b[2J[red]\r\n" in done.out
+    assert len(done.out.splitlines()) == 2
+    assert "\x1b" not in command("states", "show", "\x1b]0;title\x07").err
+
+
+def test_whoever_reads_it_may_stop_reading(people: Store) -> None:
+    for number in range(3000):
+        people.states.save_state(f"user_{number}", CollaborationState())
+    code = "from empathy_kv.cli import main; main()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code, "states", "list"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=os.environ,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert "Traceback" not in process.stderr.read()
+    assert process.returncode == 0
+
+
+def test_without_its_libraries_it_says_what_to_install(tmp_path: Path) -> None:
+    (tmp_path / "cyclopts.py").write_text("raise ModuleNotFoundError('no', name='cyclopts')")
+    done = subprocess.run(
+        [sys.executable, "-c", "from empathy_kv.cli import main; main()"],
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "pip install 'empathy-kv[cli]'" in done.stderr
+
+
+def test_a_directory_of_another_state_manager_is_imported(command: Command, store: Store, tmp_path: Path) -> None:
+    StateManager(state_dir=tmp_path / "old").save_state("ada", CollaborationState("ada", 0.3))
+    assert command("states", "import", "old").status == 0
+    assert store.states.load_state("ada").trust_level == 0.3
