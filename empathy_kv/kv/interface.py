@@ -13,7 +13,7 @@ import secrets
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from types import TracebackType
 from typing import Any, ClassVar, Concatenate, Literal, ParamSpec, Self, TypeAlias, TypeVar, cast
@@ -124,6 +124,14 @@ class KV(ABC):
             raise
         self._tokens.give(token)
         return replies
+
+    def several(self, batches: Sequence[Batch]) -> list[list[Reply]]:
+        """Execute batches that only read, of any namespaces, and return the replies of each.
+
+        Each sees whole batches of its namespace, as always; what is written meanwhile, some may see and others not. An
+        engine that is far away needs one round trip for all.
+        """
+        return [self.execute(batch) for batch in batches]
 
     def settle(self, token: Token | str) -> bool:
         """Return whether the batch with this token was applied. If it was not, it never will be.
@@ -391,6 +399,13 @@ class Keys:
     namespace: Name
 
 
+@frozen
+class Several:
+    """A step that asks for batches that only read, of any namespaces; it is sent a list of their lists of replies."""
+
+    batches: Sequence[Batch]
+
+
 def run(kv: KV | None, steps: Steps[R]) -> R:
     """Drive a piece of domain code on an engine. An error of the engine is raised at the `yield` that caused it.
 
@@ -401,13 +416,18 @@ def run(kv: KV | None, steps: Steps[R]) -> R:
         while True:
             assert kv is not None  # noqa: S101 - for the type checker: this code yields
             try:
-                replies = list(kv.keys(request.namespace)) if isinstance(request, Keys) else kv.commit(request)
+                replies = kv.commit(request) if type(request) is Batch else asked(kv, request)
             except EmpathyKVError as error:
                 request = steps.throw(error)
             else:
                 request = steps.send(replies)
     except StopIteration as stop:
         return cast(R, stop.value)
+
+
+def asked(kv: KV, request: Keys | Several) -> list[Any]:
+    """Return what a step that is no batch asks of an engine."""
+    return list(kv.keys(request.namespace)) if isinstance(request, Keys) else kv.several(request.batches)
 
 
 def method(function: Callable[Concatenate[Any, P], Steps[R]]) -> Callable[Concatenate[Any, P], R]:

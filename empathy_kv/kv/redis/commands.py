@@ -1,14 +1,17 @@
-"""The operations as arguments of the script or as commands of Redis, and what comes back as replies."""
+"""Batches as calls of a script or as commands of Redis, and what comes back as replies."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import binascii
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeAlias
 from urllib.parse import quote
 
 import hiredis
-from attrs import frozen
+from attrs import define, frozen
 
+from empathy_kv.errors import WrongTypeError
 from empathy_kv.kv.operations import (
     TTL,
     Batch,
@@ -26,6 +29,7 @@ from empathy_kv.kv.operations import (
     Operation,
     Reply,
     Set,
+    Token,
     Version,
     ZAdd,
     ZAppend,
@@ -37,8 +41,24 @@ from empathy_kv.kv.operations import (
     ZTrim,
     milliseconds,
 )
+from empathy_kv.kv.redis.script import PAGE, READ, SETTLE, WRITE, Script
+from empathy_kv.kv.table import counter, exhausted, overflow, refused, refused_token
 
-Argument: TypeAlias = bytes | str
+Argument: TypeAlias = bytes | str | int
+
+_HASH_SLOTS: Final = 16384
+
+
+def pack(*arguments: Argument) -> bytes:
+    """Return a command as it goes over the wire (RESP)."""
+    packed: bytes = hiredis.pack_command(arguments)  # type: ignore[arg-type]  # its type says: of one string
+    return packed
+
+
+def _strings(*arguments: Argument) -> bytes:
+    """Return the arguments alone, without how many there are."""
+    packed = pack(*arguments)
+    return packed[packed.index(b"\n") + 1 :]
 
 
 class Layout:
@@ -48,19 +68,73 @@ class Layout:
     of the tag are quoted, so that no namespace is the prefix of another.
     """
 
-    __slots__ = ("index", "prefix", "revision", "tag")
+    __slots__ = ("_system", "hash_slot", "prefix", "tag")
 
     def __init__(self, prefix: str, namespace: Name) -> None:
-        self.tag = ("{" + ":".join(quote(part, safe="") for part in (prefix, *namespace)) + "}").encode()
+        inner = ":".join(quote(part, safe="") for part in (prefix, *namespace)).encode()
+        self.tag = b"{" + inner + b"}"
         self.prefix = self.tag + b":"
-        self.revision = self.tag + b"#revision"
-        self.index = self.tag + b"#keys"
+        self.hash_slot = binascii.crc_hqx(inner, 0) % _HASH_SLOTS  # CRC16-XMODEM, of what is between the braces.
+        self._system: dict[str, bytes] = {}
 
     def key(self, key: str) -> bytes:
         return self.prefix + key.encode()
 
+    def name(self, key: bytes) -> str:
+        return key[len(self.prefix) :].decode()
+
+    @property
+    def index(self) -> bytes:
+        return self.tag + b"#keys"
+
+    @property
+    def expiries(self) -> bytes:
+        return self.tag + b"#expiries"
+
     def slots(self, session: str) -> bytes:
         return self.tag + b"#writer:" + session.encode()
+
+    def system(self, session: str) -> bytes:
+        """Return the first keys of a write, as they go over the wire."""
+        known = self._system.get(session)
+        if known is None:
+            known = _strings(self.tag + b"#revision", self.index, self.expiries, self.slots(session))
+            if len(self._system) > 8:  # Tokens of other writers, which somebody kept.
+                self._system.clear()
+            self._system[session] = known
+        return known
+
+
+@define
+class Call:
+    """What is asked of the server that has a namespace. `size`, of a script: how many strings its command has."""
+
+    hash_slot: int
+    data: bytes
+    """The packed command; of a script, what follows its name or source."""
+    script: Script | None = None
+    size: int = 0
+    token: Token | None = None
+    writes: bool = False
+    doubtful: bool = False
+    """Whether a try that was sent without a reply may still arrive."""
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether sending it again changes nothing."""
+        return self.token is not None or not self.writes
+
+    def named(self) -> bytes:
+        """Return what is sent: of a script, with its digest."""
+        if self.script is None:
+            return self.data
+        return b"*%d\r\n%b%b" % (self.size, self.script.named, self.data)
+
+    def whole(self) -> bytes:
+        """Return what is sent to a server that does not know the script: its source."""
+        if self.script is None:
+            return self.data
+        return b"*%d\r\n%b%b" % (self.size, self.script.whole, self.data)
 
 
 def score(value: float) -> str:
@@ -69,22 +143,19 @@ def score(value: float) -> str:
 
 
 def _pairs(reply: Sequence[Any]) -> list[tuple[bytes, float]]:
-    if reply and isinstance(reply[0], list):  # RESP3 nests what RESP2 lists flat.
-        return [(member, float(value)) for member, value in reply]
     return [(reply[i], float(reply[i + 1])) for i in range(0, len(reply), 2)]
 
 
-def _hash(reply: Any) -> dict[str, bytes]:
-    if isinstance(reply, dict):  # RESP3
-        return {name.decode(): value for name, value in reply.items()}
+def _hash(reply: Sequence[bytes]) -> dict[str, bytes]:
     return {reply[i].decode(): reply[i + 1] for i in range(0, len(reply), 2)}
 
 
-def _ttl(operation: Set | Expire) -> str:
-    return "" if operation.ttl is None else str(milliseconds(operation.ttl))
+def _ttl(operation: Set | Expire) -> Argument:
+    return "" if operation.ttl is None else milliseconds(operation.ttl)
 
 
-def _value(reply: bytes | None) -> bytes | None:
+def value(reply: bytes | None) -> bytes | None:
+    """Return a value without the version that stands before it."""
     return None if reply is None else reply[reply.index(b" ") + 1 :]
 
 
@@ -92,86 +163,163 @@ def _seconds(reply: int) -> float | None:
     return {-2: 0.0, -1: None}.get(reply, reply / 1000)
 
 
-def _flat(pairs: dict[Any, Any]) -> list[Any]:
+def _flat(pairs: Mapping[Any, Any]) -> list[Any]:
     return [item for pair in pairs.items() for item in pair]
 
 
 @frozen
 class Form:
-    """How an operation is sent and its reply read."""
+    """How an operation is sent and its reply read. `name` is what the script calls it."""
 
     name: str
-    arguments: Callable[[Any], list[Argument]] = lambda _: []
+    arguments: Callable[[Any], Sequence[Argument]] = lambda _: ()
     reply: Callable[[Any, Any], Reply] = lambda _, reply: reply
-    command: Callable[[Any], list[Argument]] | None = None
-    """The arguments after the key, if the same thing can be had by a plain command called `name`."""
+    command: str | None = None
+    """The command of Redis that does the same alone, with the same arguments, if there is one."""
+    option: tuple[Argument, ...] = ()
+    """What that command has after them."""
 
 
 FORMS: Final[dict[type[Operation], Form]] = {
-    Get: Form("get", reply=lambda _, r: _value(r), command=lambda _: []),
-    Version: Form("version", reply=lambda _, r: int(r)),
-    Set: Form("set", lambda o: [o.value, _ttl(o)], lambda _, r: int(r)),
-    IncrBy: Form("incrby", lambda o: ["", str(o.increment)], lambda _, r: int(r)),
+    Get: Form("vget", reply=lambda _, r: value(r), command="GET"),
+    Version: Form("vversion", reply=lambda _, r: int(r)),
+    Set: Form("set", lambda o: (o.value, _ttl(o)), lambda _, r: int(r)),
+    IncrBy: Form("vincrby", lambda o: (o.increment,), lambda _, r: int(r)),
     Delete: Form("del", reply=lambda _, r: bool(r)),
-    Exists: Form("exists", reply=lambda _, r: bool(r), command=lambda _: []),
-    TTL: Form("ttl", reply=lambda _, r: _seconds(r)),
-    Expire: Form("expire", lambda o: [_ttl(o)], lambda _, r: bool(r)),
-    HGet: Form("hget", lambda o: [o.field], command=lambda o: [o.field]),
-    HGetAll: Form("hgetall", reply=lambda _, r: _hash(r), command=lambda _: []),
+    Exists: Form("exists", reply=lambda _, r: bool(r), command="EXISTS"),
+    TTL: Form("ttl", reply=lambda _, r: _seconds(r), command="PTTL"),
+    Expire: Form("expire", lambda o: (_ttl(o),), lambda _, r: bool(r)),
+    HGet: Form("hget", lambda o: (o.field,), command="HGET"),
+    HGetAll: Form("hgetall", reply=lambda _, r: _hash(r), command="HGETALL"),
     HSet: Form("hset", lambda o: _flat(o.fields)),
-    HDel: Form("hdel", lambda o: list(o.fields)),
+    HDel: Form("hdel", lambda o: o.fields),
     HIncrBy: Form(
         "hincrby",
-        lambda o: _flat({name: str(increment) for name, increment in o.increments.items()}),
-        lambda o, r: dict(zip(o.increments, map(int, r), strict=True)),
+        lambda o: (*o.increments, *o.increments.values()),
+        lambda o, r: dict(zip(o.increments, map(int, r.split()), strict=True)),
     ),
     ZAdd: Form(
         "zadd",
-        lambda o: [o.only or "", *(item for member, value in o.members.items() for item in (score(value), member))],
+        lambda o: (o.only or "", *(item for member, value in o.members.items() for item in (score(value), member))),
     ),
-    ZAppend: Form("zappend", lambda o: list(o.members), lambda _, r: float(r)),
+    ZAppend: Form("zappend", lambda o: o.members, lambda _, r: float(r)),
     ZRange: Form(
-        "zrange",
-        lambda o: [str(o.start), str(o.stop)],
-        lambda _, r: _pairs(r),
-        lambda o: [str(o.start), str(o.stop), "WITHSCORES"],
+        "zrange", lambda o: (o.start, o.stop), lambda _, r: _pairs(r), command="ZRANGE", option=("WITHSCORES",)
     ),
     ZRangeByScore: Form(
         "zrangebyscore",
-        lambda o: [score(o.minimum), score(o.maximum), "" if o.limit is None else str(o.limit)],
+        lambda o: (score(o.minimum), score(o.maximum), "" if o.limit is None else o.limit),
         lambda _, r: _pairs(r),
     ),
-    ZScore: Form("zscore", lambda o: [o.member], lambda _, r: None if r is None else float(r)),
-    ZCard: Form("zcard", command=lambda _: []),
-    ZRem: Form("zrem", lambda o: list(o.members)),
-    ZTrim: Form("ztrim", lambda o: [str(o.keep)]),
+    ZScore: Form("zscore", lambda o: (o.member,), lambda _, r: None if r is None else float(r), command="ZSCORE"),
+    ZCard: Form("zcard", command="ZCARD"),
+    ZRem: Form("zrem", lambda o: o.members),
+    ZTrim: Form("ztrim", lambda o: (o.keep,)),
 }
 
 
-def body(batch: Batch, layout: Layout) -> tuple[list[bytes], list[Argument]]:
-    """Return the batch's own keys, and its checks and operations as the script reads them."""
-    keys: list[bytes] = []
-    places: dict[str, str] = {}
+def plain(operation: Operation, layout: Layout) -> Call | None:
+    """Return the command that does a single operation alone, None if there is none."""
+    form = FORMS[type(operation)]
+    if form.command is None:
+        return None
+    arguments = form.arguments(operation)
+    return Call(layout.hash_slot, pack(form.command, layout.key(operation.key), *arguments, *form.option))
 
-    def place(key: str) -> str:
-        if key not in places:
-            keys.append(layout.key(key))
-            places[key] = str(len(keys) + 3)
-        return places[key]
 
-    arguments: list[Argument] = [str(len(batch.checks))]
+def written(batch: Batch, layout: Layout, token: Token | None) -> Call:
+    """Return the script call of a batch that writes or has preconditions."""
+    keys: list[Argument] = []
+    places: dict[str, int] = {}
+    prefix = layout.prefix
+    arguments: list[Argument] = ["w" if batch.writes else "r", len(batch.checks)]
     for check in batch.checks:
-        arguments += [
-            place(check.key),
-            "" if check.version is None else str(check.version),
+        place = places.get(check.key)
+        if place is None:
+            keys.append(prefix + check.key.encode())
+            place = places[check.key] = len(keys) + 4
+        arguments += (
+            place,
+            "" if check.version is None else check.version,
             "" if check.member is None else "m",
             check.member or b"",
-        ]
+        )
     for operation in batch.operations:
         form = FORMS[type(operation)]  # type: ignore[index]  # a Settle stands alone
+        key: str = operation.key  # type: ignore[union-attr]
+        place = places.get(key)
+        if place is None:
+            keys.append(prefix + key.encode())
+            place = places[key] = len(keys) + 4
         own = form.arguments(operation)
-        arguments += [form.name, place(operation.key), str(len(own)), *own]  # type: ignore[union-attr]
-    return keys, arguments
+        arguments += (form.name, place, len(own))
+        arguments += own
+    count = len(keys) + 4
+    body = _strings(*keys, *arguments)
+    if token is None:
+        session, end = "", _strings("", 0, "", 0)
+    else:
+        session = token.session
+        digest = hashlib.blake2b(body, digest_size=8).hexdigest()
+        end = _strings(token.slot, token.sequence, digest, token.issued)
+    data = b"".join((_strings(count), layout.system(session), body, end))
+    return Call(layout.hash_slot, data, WRITE, 3 + count + len(arguments) + 4, token, batch.writes)
+
+
+def looked_up(batch: Batch, layout: Layout) -> Call:
+    """Return the script call of a batch that only reads."""
+    operations: Sequence[Any] = batch.operations
+    arguments: list[Argument]
+    if all(type(operation) is Get for operation in operations):
+        keys: list[Argument] = [layout.prefix + operation.key.encode() for operation in operations]
+        arguments = ["get"]
+    else:
+        keys, arguments = [], []
+        for operation in operations:
+            form = FORMS[type(operation)]
+            own = form.arguments(operation)
+            keys.append(layout.prefix + operation.key.encode())
+            arguments += (form.name, len(keys), len(own))
+            arguments += own
+    data = _strings(len(keys), *keys, *arguments)
+    return Call(layout.hash_slot, data, READ, 3 + len(keys) + len(arguments))
+
+
+def settled(token: Token, layout: Layout) -> Call:
+    """Return the script call that settles a token."""
+    data = _strings(1, layout.slots(token.session), token.slot, token.sequence, token.issued)
+    return Call(layout.hash_slot, data, SETTLE, 7, token, writes=True)
+
+
+def page(layout: Layout, after: bytes | None, size: int) -> Call:
+    """Return the script call for the next keys of a namespace."""
+    start = b"-" if after is None else b"(" + after
+    return Call(layout.hash_slot, _strings(2, layout.index, layout.expiries, start, size), PAGE, 7)
+
+
+def answer(batch: Batch, layout: Layout, said: Sequence[Any], token: Token | None) -> list[Any]:
+    """Return the replies of a script as they came; raise what it refused with."""
+    status = said[0]
+    if status == b"done":
+        first: list[Any] = said[1]
+        return first
+    if status == b"again":
+        reader = hiredis.Reader()
+        reader.feed(said[1])
+        again: list[Any] = reader.gets()
+        return again
+    if status == b"check":
+        raise refused(batch.checks[int(said[1])], int(said[2]))
+    if status == b"token":
+        raise refused_token(said[1].decode(), token)
+    key = layout.name(said[1])
+    if status == b"kind":
+        kind = said[2].decode()
+        raise WrongTypeError(f"{key!r} holds a {kind}, which the operation does not work on", key=key, kind=kind)
+    if status == b"exhausted":
+        raise exhausted(key)
+    field = said[2].decode() or None
+    raise counter(key, field) if status == b"counter" else overflow(key, field)
 
 
 def read(batch: Batch, replies: Sequence[Any]) -> list[Reply]:
@@ -180,11 +328,3 @@ def read(batch: Batch, replies: Sequence[Any]) -> list[Reply]:
         FORMS[type(operation)].reply(operation, reply)  # type: ignore[index]
         for operation, reply in zip(batch.operations, replies, strict=True)
     ]
-
-
-def parse(text: bytes) -> list[Any]:
-    """Read replies that the script kept as RESP text."""
-    reader = hiredis.Reader()
-    reader.feed(text)
-    replies: list[Any] = reader.gets()
-    return replies

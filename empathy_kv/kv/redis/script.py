@@ -1,18 +1,17 @@
-"""The commit: one Lua script that executes a batch, all or nothing, and exactly once by its token.
+"""What runs on the server: a batch as one Lua script, all or nothing, and exactly once by its token.
 
 It needs no server module, touches only KEYS, and keeps to the Lua that fakeredis has. A script of Redis is not rolled
 back when a command in it fails, so everything that could fail is decided before the first write.
 
-KEYS  1 revision (string)   2 index (sorted set: key, its expiry)   3 slots of the writer (hash)   4.. the batch's keys
-ARGV  1 "r" reads, "w" writes, "s" settles   2 slot, or ""   3 sequence   4 digest   5 issued (ms)
-      6 how many bytes of a key stand before its name   7 number of checks
-      then a check: key (its place in KEYS), version ("": there, "0": absent), "m" or "", member
-      then an operation: name, key, number of arguments, arguments
+There are four scripts, and each says what its KEYS and ARGV are. An operation is: name, key (its place in KEYS), number
+of arguments, arguments. A name begins with what the key has to hold: `v` a value, `h` a hash, `z` a sorted set; other
+names work on any. A refusal is a list whose first word says why.
 
-Returns {"done", replies}, {"again", replies as RESP text}, or a refusal, whose first word says why.
+A value is stored as its version, a space, and its bytes. The keys that are there are the members of the index, a sorted
+set in lexical order: its pages can be had from any server that has the data, where the cursor of a ZSCAN means nothing
+after a failover. A second one has the keys that expire, by when, in milliseconds.
 
-A value is stored as its version, a space, and its bytes. 64-bit sums are done in two halves to the base 10^9, because
-Lua's numbers are doubles.
+Lua's numbers are doubles: sums of up to 13 digits are numbers, others are done in two halves to the base 10^9.
 """
 
 from __future__ import annotations
@@ -20,84 +19,224 @@ from __future__ import annotations
 import hashlib
 from typing import Final
 
+from attrs import field, frozen
+
 from empathy_kv.kv.operations import SCORE_MAX, TOKEN_AHEAD, TOKEN_LIFE, TOKEN_MEMORY
 
-_SOURCE = """
+_NUMBERS: Final = (
+    ("TOKEN_MEMORY", TOKEN_MEMORY),
+    ("TOKEN_LIFE", TOKEN_LIFE),
+    ("TOKEN_AHEAD", TOKEN_AHEAD),
+    ("SCORE_MAX", int(SCORE_MAX)),
+)
+
+
+def _numbered(source: str) -> bytes:
+    for name, number in _NUMBERS:
+        source = source.replace(name, str(number))
+    return source.encode()
+
+
+@frozen
+class Script:
+    """A script, as the first two strings of the command that runs it, in the form of the wire (RESP)."""
+
+    source: bytes = field(converter=_numbered)
+    named: bytes = field(init=False)
+    """EVALSHA and the digest: for a server that knows the script."""
+    whole: bytes = field(init=False)
+    """EVAL and the source."""
+
+    @named.default
+    def _named(self) -> bytes:
+        return b"$7\r\nEVALSHA\r\n$40\r\n%b\r\n" % (
+            hashlib.sha1(self.source, usedforsecurity=False).hexdigest().encode()
+        )
+
+    @whole.default
+    def _whole(self) -> bytes:
+        return b"$4\r\nEVAL\r\n$%d\r\n%b\r\n" % (len(self.source), self.source)
+
+
+_COMMON: Final = """
+local call = redis.call
 local unpack = unpack or table.unpack
-local cursor = 7
-local function take()
-  cursor = cursor + 1
-  return ARGV[cursor]
-end
 
-local mode, slot, sequence, digest = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
-local clock
 local function now()
-  if not clock then
-    local time = redis.call('TIME')
-    clock = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+  local time = call('TIME')
+  return tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+end
+
+local function version(key)
+  return string.match(call('GETRANGE', key, 0, 24), '^(%d+) ') or '0'
+end
+"""
+
+_LOOK: Final = """
+local function look(name, key, from)
+  if name == 'vget' then return call('GET', key)
+  elseif name == 'hgetall' then return call('HGETALL', key)
+  elseif name == 'hget' then return call('HGET', key, ARGV[from])
+  elseif name == 'zscore' then return call('ZSCORE', key, ARGV[from])
+  elseif name == 'zrange' then return call('ZRANGE', key, ARGV[from], ARGV[from + 1], 'WITHSCORES')
+  elseif name == 'zcard' then return call('ZCARD', key)
+  elseif name == 'vversion' then return version(key)
+  elseif name == 'exists' then return call('EXISTS', key)
+  elseif name == 'ttl' then return call('PTTL', key)
+  elseif ARGV[from + 2] == '' then
+    return call('ZRANGEBYSCORE', key, ARGV[from], ARGV[from + 1], 'WITHSCORES')
   end
-  return clock
+  return call('ZRANGEBYSCORE', key, ARGV[from], ARGV[from + 1], 'WITHSCORES', 'LIMIT', 0, ARGV[from + 2])
+end
+"""
+
+READ: Final = Script(
+    _COMMON
+    + """
+-- KEYS: the keys. ARGV: operations that only read; or "get" alone, for the values of all keys.
+-- Returns {"done", replies}.
+
+local function kind(key)
+  local reply = call('TYPE', key)
+  if type(reply) == 'table' then reply = reply['ok'] end
+  return reply
 end
 
-local function text(number)
-  return string.format('%.0f', number)
+local replies = {}
+if ARGV[1] == 'get' then
+  for from = 1, #KEYS, 2000 do
+    local values = call('MGET', unpack(KEYS, from, math.min(from + 1999, #KEYS)))
+    for i = 1, #values do
+      local value = values[i]
+      if not value then  -- MGET says so of what is no value, too.
+        local key = KEYS[from + i - 1]
+        local held = kind(key)
+        if held ~= 'none' and held ~= 'string' then return {'kind', key, held} end
+      end
+      replies[from + i - 1] = value
+    end
+  end
+  return {'done', replies}
 end
+"""
+    + _LOOK
+    + """
+local kinds = {v = 'string', h = 'hash', z = 'zset'}
+local at = 1
+while at <= #ARGV do
+  local name, key = ARGV[at], KEYS[tonumber(ARGV[at + 1])]
+  local need = kinds[string.sub(name, 1, 1)]
+  if need then
+    local held = kind(key)
+    if held ~= 'none' and held ~= need then return {'kind', key, held} end
+  end
+  replies[#replies + 1] = look(name, key, at + 3)
+  at = at + 3 + tonumber(ARGV[at + 2])
+end
+return {'done', replies}
+"""
+)
 
-local function record(sum, replies)
-  redis.call('HSET', KEYS[3], slot, text(sequence) .. ' ' .. sum .. ' ' .. replies)
-  redis.call('PEXPIRE', KEYS[3], TOKEN_MEMORY)
+PAGE: Final = Script(
+    _COMMON
+    + """
+-- KEYS: index, expiries. ARGV: what the last page ended with, as ZRANGEBYLEX takes it, and how many to look at.
+-- Returns the last key that was looked at, "" if it was the last of all, and those that are there.
+
+local keys = call('ZRANGEBYLEX', KEYS[1], ARGV[1], '+', 'LIMIT', 0, ARGV[2])
+if #keys == 0 then return {''} end
+local page = {#keys < tonumber(ARGV[2]) and '' or keys[#keys]}
+local expiries = call('ZMSCORE', KEYS[2], unpack(keys))
+local clock = now()
+for i = 1, #keys do
+  if not expiries[i] or tonumber(expiries[i]) > clock then page[#page + 1] = keys[i] end
 end
+return page
+"""
+)
+
+SETTLE: Final = Script(
+    _COMMON
+    + """
+-- KEYS: slots of the writer. ARGV: slot, sequence, issued (ms).
+-- Returns {"done", {1 or 0}}: whether the write was applied. If not, it is void from now on.
+
+local sequence, issued = tonumber(ARGV[2]), tonumber(ARGV[3])
+local kept = call('HGET', KEYS[1], ARGV[1])
+if kept then
+  local last, sum = string.match(kept, '^(%d+) (%S+) ')
+  last = tonumber(last)
+  if last == sequence then
+    call('PEXPIRE', KEYS[1], TOKEN_MEMORY)
+    return {'done', {sum ~= '-' and 1 or 0}}
+  end
+  if last > sequence then return {'token', 'passed'} end
+end
+local clock = now()
+if issued + TOKEN_LIFE <= clock then return {'token', 'old'} end
+if issued > clock + TOKEN_AHEAD then return {'token', 'ahead'} end
+call('HSET', KEYS[1], ARGV[1], ARGV[2] .. ' - ')
+call('PEXPIRE', KEYS[1], TOKEN_MEMORY)
+return {'done', {0}}
+"""
+)
+
+WRITE: Final = Script(
+    _COMMON
+    + """
+-- KEYS  1 revision (a string)   2 index   3 expiries   4 slots of the writer (a hash)   5.. the batch's keys
+-- ARGV  1 "w", or "r" if no operation writes   2 number of checks
+--       then a check: key (its place in KEYS), version ("": there, "0": absent), "m" or "", member
+--       then the operations
+--       and at the end of all: slot, or ""; sequence; digest of the batch; issued (ms)
+-- Returns {"done", replies}, or {"again", replies as RESP text} if it was done before.
+
+local last = #ARGV - 4
+local slot, sequence, digest, issued = ARGV[last + 1], tonumber(ARGV[last + 2]), ARGV[last + 3], ARGV[last + 4]
+local clock
 
 -- Exactly once
 
 if slot ~= '' then
-  local kept = redis.call('HGET', KEYS[3], slot)
-  local last, sum, replies
+  local kept = call('HGET', KEYS[4], slot)
   if kept then
-    last, sum, replies = string.match(kept, '^(%d+) (%S+) (.*)$')
-    last = tonumber(last)
+    local passed, sum = string.match(kept, '^(%d+) (%S+) ')
+    local number = tonumber(passed)
+    if number == sequence then
+      if sum == '-' then return {'token', 'void'} end
+      if sum ~= digest then return {'token', 'reused'} end
+      -- A write, so that a WAIT on this connection waits for the first one too.
+      call('PEXPIRE', KEYS[4], TOKEN_MEMORY)
+      return {'again', string.sub(kept, #passed + #sum + 3)}
+    end
+    if number > sequence then return {'token', 'passed'} end
   end
-  if last == sequence then
-    if mode == 's' then return {'done', {sum ~= '-' and 1 or 0}} end
-    if sum == '-' then return {'token', 'void'} end
-    if sum ~= digest then return {'token', 'reused'} end
-    return {'again', replies}
-  end
-  if last and last > sequence then return {'token', 'passed'} end
-  if tonumber(ARGV[5]) + TOKEN_LIFE <= now() then return {'token', 'old'} end
-  if tonumber(ARGV[5]) > now() + TOKEN_AHEAD then return {'token', 'ahead'} end
-  if mode == 's' then
-    record('-', '')
-    return {'done', {0}}
-  end
+  clock, issued = now(), tonumber(issued)
+  if issued + TOKEN_LIFE <= clock then return {'token', 'old'} end
+  if issued > clock + TOKEN_AHEAD then return {'token', 'ahead'} end
 end
 
 -- Admission
 
-local kinds, was, before = {}, {}, {}
+-- kinds: what a key will hold. was: whether it was there. fresh: nothing is left of what it held before the batch.
+local kinds, was, fresh = {}, {}, {}
 local function kind(key)
-  if kinds[key] == nil then
-    local reply = redis.call('TYPE', key)
-    if type(reply) == 'table' then reply = reply['ok'] end
-    kinds[key] = reply
-    was[key] = reply ~= 'none'
-    before[key] = was[key]
-  end
-  return kinds[key]
+  local reply = call('TYPE', key)
+  if type(reply) == 'table' then reply = reply['ok'] end
+  kinds[key] = reply
+  was[key] = reply ~= 'none'
+  return reply
 end
 
-local function version(key)
-  return string.match(redis.call('GETRANGE', key, 0, 24), '^(%d+) ') or '0'
-end
-
-for i = 1, tonumber(ARGV[7]) do
-  local key, wanted, what, member = KEYS[tonumber(take())], take(), take(), take()
-  local held = kind(key)
+local at = 3
+for i = 0, tonumber(ARGV[2]) - 1 do
+  local key, wanted, what, member = KEYS[tonumber(ARGV[at])], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
+  at = at + 4
+  local held = kinds[key] or kind(key)
   local actual = '0'
   if what == 'm' then
     if held ~= 'none' and held ~= 'zset' then return {'kind', key, held} end
-    if redis.call('ZSCORE', key, member) then actual = '-1' end
+    if call('ZSCORE', key, member) then actual = '-1' end
   elseif held == 'string' then
     actual = version(key)
   elseif held ~= 'none' then
@@ -105,9 +244,9 @@ for i = 1, tonumber(ARGV[7]) do
     actual = '-1'
   end
   if wanted == '' then
-    if actual == '0' then return {'check', i - 1, actual} end
+    if actual == '0' then return {'check', i, actual} end
   elseif wanted ~= actual then
-    return {'check', i - 1, actual}
+    return {'check', i, actual}
   end
 end
 
@@ -132,8 +271,9 @@ local function split(digits)
   return high, low
 end
 
--- The sum of two integers in decimal; nil and why if there is none.
+-- The sum of two integers in decimal, as a number or in decimal; nil and why if there is none.
 local function sum(a, b)
+  if #a < 14 and #b < 14 and (a == '0' or string.find(a, '^[1-9]%d*$')) then return a + b end
   local high, low = split(a)
   if not high then return nil, 'counter' end
   local high2, low2 = split(b)
@@ -149,240 +289,266 @@ local function sum(a, b)
     high, low = high + 1, low - 1000000000
   end
   if beyond(high, low) then return nil, 'overflow' end
-  if high == 0 then return text(low + 0) end
-  return text(high) .. string.format('%09.0f', math.abs(low))
+  if high == 0 then return low + 0 end
+  return string.format('%.0f', high) .. string.format('%09.0f', math.abs(low))
 end
 
 local function payload(key)
-  local stored = redis.call('GET', key)
-  if not stored then return nil end
-  return string.sub(stored, string.find(stored, ' ', 1, true) + 1)
+  local stored = call('GET', key)
+  return stored and string.sub(stored, string.find(stored, ' ', 1, true) + 1)
 end
 
-local needs = {
-  get = 'string', version = 'string', incrby = 'string',
-  hget = 'hash', hgetall = 'hash', hset = 'hash', hdel = 'hash', hincrby = 'hash',
-  zadd = 'zset', zappend = 'zset', zrange = 'zset', zrangebyscore = 'zset', zscore = 'zset', zcard = 'zset',
-  zrem = 'zset', ztrim = 'zset',
-}
-local makes = {set = 'string', incrby = 'string', hset = 'hash', hincrby = 'hash', zadd = 'zset', zappend = 'zset'}
-
--- What the operations so far have made of a value ([key]['']) or of fields ([key]['=' .. field]); false is absent.
--- fresh: nothing is left of what the key held before the batch. highest: a score that no member added exceeds.
-local foreseen, fresh, highest = {}, {}, {}
-local operations = {}
-while cursor < #ARGV do
-  local name, key, count = take(), KEYS[tonumber(take())], tonumber(take())
-  local arguments = {}
-  for i = 1, count do arguments[i] = take() end
-  operations[#operations + 1] = {name, key, arguments}
-  local held = kind(key)
-  if needs[name] and held ~= 'none' and held ~= needs[name] then return {'kind', key, held, #operations - 1} end
-  if makes[name] then kinds[key] = makes[name] end
-  if name == 'set' or name == 'del' then
-    foreseen[key] = {}
-    fresh[key] = true
-    highest[key] = 0
-    if name == 'set' then foreseen[key][''] = arguments[1] else kinds[key] = 'none' end
-  elseif name == 'hset' or name == 'hdel' then
-    local fields = foreseen[key] or {}
-    foreseen[key] = fields
-    if name == 'hset' then
-      for i = 1, count, 2 do fields['=' .. arguments[i]] = arguments[i + 1] end
-    else
-      for i = 1, count do fields['=' .. arguments[i]] = false end
-    end
-  elseif name == 'incrby' or name == 'hincrby' then
-    local fields = foreseen[key] or {}
-    foreseen[key] = fields
-    for i = 1, count, 2 do
-      local field, at = arguments[i], '=' .. arguments[i]
-      if name == 'incrby' then at = '' end
-      local value = fields[at]
-      if value == nil and not fresh[key] then
-        if name == 'incrby' then value = payload(key) else value = redis.call('HGET', key, field) end
+-- What the operations so far have made of values and of fields; false is absent. highest: a score that no member that
+-- was added exceeds. sums: of an operation that counts, by where it stands.
+local values, fields, highest, sums = {}, {}, {}, {}
+local first = at
+while at <= last do
+  local name, key, count = ARGV[at], KEYS[tonumber(ARGV[at + 1])], tonumber(ARGV[at + 2])
+  local from = at + 3
+  local held = kinds[key] or kind(key)
+  if held ~= 'none' then
+    local initial = string.byte(name)
+    if (initial == 104 and held ~= 'hash') or (initial == 122 and held ~= 'zset')
+      or (initial == 118 and held ~= 'string') then return {'kind', key, held} end
+  end
+  if name == 'hincrby' then
+    local middle = count / 2
+    local known = fields[key] or {}
+    fields[key] = known
+    local stored = {}
+    if held ~= 'none' and not fresh[key] then
+      if middle <= 1000 then
+        stored = call('HMGET', key, unpack(ARGV, from, from + middle - 1))
+      else
+        for i = 1, middle do stored[i] = call('HGET', key, ARGV[from + i - 1]) end
       end
-      local total, why = sum(value or '0', arguments[i + 1])
-      if not total then return {why, key, field} end
-      fields[at] = total
     end
+    local totals = {}
+    for i = 1, middle do
+      local field, by = ARGV[from + i - 1], ARGV[from + middle + i - 1]
+      local old = known[field]
+      if old == nil then old = stored[i] elseif type(old) == 'number' then old = string.format('%.0f', old) end
+      local total, why = sum(old or '0', by)
+      if not total then return {why, key, field} end
+      totals[i], known[field] = total, total
+    end
+    sums[at] = totals
+    kinds[key] = 'hash'
+  elseif name == 'vincrby' then
+    local old = values[key]
+    if old == nil and held ~= 'none' and not fresh[key] then
+      old = payload(key)
+    elseif type(old) == 'number' then
+      old = string.format('%.0f', old)
+    end
+    local total, why = sum(old or '0', ARGV[from])
+    if not total then return {why, key, ''} end
+    sums[at], values[key] = total, total
+    kinds[key] = 'string'
+  elseif name == 'hset' then
+    local known = fields[key] or {}
+    fields[key] = known
+    for i = from, from + count - 1, 2 do known[ARGV[i]] = ARGV[i + 1] end
+    kinds[key] = 'hash'
   elseif name == 'zadd' then
-    for i = 2, count, 2 do highest[key] = math.max(highest[key] or 0, tonumber(arguments[i])) end
+    local top = highest[key] or 0
+    for i = from + 1, from + count - 1, 2 do top = math.max(top, tonumber(ARGV[i])) end
+    highest[key] = top
+    kinds[key] = 'zset'
   elseif name == 'zappend' then
     local top = highest[key] or 0
-    if not fresh[key] then top = math.max(top, tonumber(redis.call('ZREVRANGE', key, 0, 0, 'WITHSCORES')[2] or '0')) end
+    if held ~= 'none' and not fresh[key] then
+      top = math.max(top, tonumber(call('ZREVRANGE', key, 0, 0, 'WITHSCORES')[2] or '0'))
+    end
     if top > SCORE_MAX - count then return {'exhausted', key} end
     highest[key] = top + count
+    kinds[key] = 'zset'
+  elseif name == 'set' then
+    values[key], fields[key], highest[key], fresh[key] = ARGV[from], nil, 0, true
+    kinds[key] = 'string'
+  elseif name == 'del' then
+    values[key], fields[key], highest[key], fresh[key] = nil, nil, 0, true
+    kinds[key] = 'none'
+  elseif name == 'hdel' then
+    local known = fields[key] or {}
+    fields[key] = known
+    for i = from, from + count - 1 do known[ARGV[i]] = false end
   end
+  at = from + count
 end
 
 -- Execution
 
 local revision
-if mode == 'w' then revision = text(redis.call('INCR', KEYS[1])) end
+if ARGV[1] == 'w' then revision = string.format('%.0f', call('INCR', KEYS[1])) end
 
-local alive, scores = {}, {}
+-- alive: whether a key that was written is there. expires: when it will be gone, false is never.
+local alive, expires = {}, {}
+
 local function gone(key)
-  if redis.call('EXISTS', key) == 0 then
-    alive[key] = false
-    before[key] = false
-    scores[key] = nil
-  end
+  if call('EXISTS', key) == 0 then alive[key], expires[key] = false, false end
 end
 
 -- A command with many arguments, in pieces that Lua's stack takes.
-local function pieces(command, key, option, arguments)
+local function pieces(command, key, from, to)
+  if to - from < 2000 then return call(command, key, unpack(ARGV, from, to)) end
   local total = 0
-  for from = 1, #arguments, 2000 do
-    local piece = {unpack(arguments, from, math.min(from + 1999, #arguments))}
-    if option then table.insert(piece, 1, option) end
-    total = total + redis.call(command, key, unpack(piece))
-  end
+  for i = from, to, 2000 do total = total + call(command, key, unpack(ARGV, i, math.min(i + 1999, to))) end
   return total
 end
-
-local run = {}
-function run.get(key) return redis.call('GET', key) end
-function run.version(key) return version(key) end
-function run.set(key, a)
-  if a[2] == '' then
-    redis.call('SET', key, revision .. ' ' .. a[1])
-    scores[key] = '+inf'
+"""
+    + _LOOK
+    + """
+local replies, number = {}, 0
+at = first
+while at <= last do
+  local name, key, count = ARGV[at], KEYS[tonumber(ARGV[at + 1])], tonumber(ARGV[at + 2])
+  local from = at + 3
+  local to = from + count - 1
+  local reply
+  if name == 'hincrby' then
+    local totals, middle = sums[at], count / 2
+    for i = 1, middle, 1000 do
+      local entries, size = {}, 0
+      for j = i, math.min(i + 999, middle) do
+        entries[size + 1], entries[size + 2] = ARGV[from + j - 1], totals[j]
+        size = size + 2
+      end
+      call('HSET', key, unpack(entries))
+    end
+    alive[key] = true
+    reply = table.concat(totals, ' ')
+  elseif name == 'zadd' then
+    alive[key] = true
+    if ARGV[from] == '' then
+      reply = pieces('ZADD', key, from + 1, to)
+    elseif count < 2000 then
+      reply = call('ZADD', key, unpack(ARGV, from, to))
+    else
+      reply = 0
+      for i = from + 1, to, 2 do reply = reply + call('ZADD', key, ARGV[from], ARGV[i], ARGV[i + 1]) end
+    end
+  elseif name == 'ztrim' then
+    local surplus = call('ZCARD', key) - tonumber(ARGV[from])
+    reply = 0
+    if surplus > 0 then
+      reply = call('ZREMRANGEBYRANK', key, 0, surplus - 1)
+      gone(key)
+    end
+  elseif name == 'set' then
+    local ttl = ARGV[to]
+    if ttl == '' then
+      call('SET', key, revision .. ' ' .. ARGV[from])
+      expires[key] = false
+    else
+      call('SET', key, revision .. ' ' .. ARGV[from], 'PX', ttl)
+      expires[key] = tonumber(ttl)
+    end
+    alive[key] = true
+    reply = revision
+  elseif name == 'hset' then
+    alive[key] = true
+    reply = pieces('HSET', key, from, to)
+  elseif name == 'zappend' then
+    alive[key] = true
+    local newest = call('ZREVRANGE', key, 0, 0, 'WITHSCORES')
+    local score = math.max(tonumber(newest[2] or '0'), -SCORE_MAX)
+    for i = from, to do
+      score = score + 1
+      call('ZADD', key, string.format('%.17g', score), ARGV[i])
+    end
+    reply = string.format('%.17g', score)
+  elseif name == 'vincrby' then
+    call('SET', key, revision .. ' ' .. sums[at], 'KEEPTTL')
+    alive[key] = true
+    reply = sums[at]
+    if type(reply) == 'number' then reply = string.format('%.0f', reply) end
+  elseif name == 'del' then
+    reply = call('DEL', key)
+    alive[key], expires[key] = false, false
+  elseif name == 'hdel' then
+    reply = pieces('HDEL', key, from, to)
+    if reply > 0 then gone(key) end
+  elseif name == 'zrem' then
+    reply = pieces('ZREM', key, from, to)
+    if reply > 0 then gone(key) end
+  elseif name == 'expire' then
+    reply = call('EXISTS', key)
+    if reply == 1 then
+      if ARGV[from] == '' then
+        call('PERSIST', key)
+        expires[key] = false
+      else
+        call('PEXPIRE', key, ARGV[from])
+        expires[key] = tonumber(ARGV[from])
+      end
+    end
   else
-    redis.call('SET', key, revision .. ' ' .. a[1], 'PX', a[2])
-    scores[key] = text(now() + tonumber(a[2]))
+    reply = look(name, key, from)
   end
-  alive[key] = true
-  return revision
+  number = number + 1
+  replies[number] = reply
+  at = to + 1
 end
-function run.incrby(key, a)
-  local total = sum(payload(key) or '0', a[2])
-  if redis.call('PTTL', key) >= 0 then
-    redis.call('SET', key, revision .. ' ' .. total, 'KEEPTTL')
-  else
-    redis.call('SET', key, revision .. ' ' .. total)
+if ARGV[1] == 'r' then return {'done', replies} end
+
+-- The index of keys
+
+-- A key has its namespace's tag and a colon before its name; the index has the tag and `#keys`.
+local skip = #KEYS[2] - 3
+for key, before in pairs(was) do
+  local lives, name = alive[key], nil
+  if lives == nil then lives = before end
+  local ends = expires[key]
+  if lives and not before then
+    name = string.sub(key, skip)
+    -- It may still be there from a life that expired.
+    if call('ZADD', KEYS[2], 0, name) == 0 and not ends then ends = false end
+  elseif not lives then
+    ends = nil
+    if before then
+      name = string.sub(key, skip)
+      call('ZREM', KEYS[2], name)
+      ends = false
+    end
   end
-  alive[key] = true
-  return total
-end
-function run.del(key)
-  local removed = redis.call('DEL', key)
-  gone(key)
-  return removed
-end
-function run.exists(key) return redis.call('EXISTS', key) end
-function run.ttl(key) return redis.call('PTTL', key) end
-function run.expire(key, a)
-  if redis.call('EXISTS', key) == 0 then return 0 end
-  if a[1] == '' then
-    redis.call('PERSIST', key)
-    scores[key] = '+inf'
-  else
-    redis.call('PEXPIRE', key, a[1])
-    scores[key] = text(now() + tonumber(a[1]))
+  if ends then
+    clock = clock or now()
+    call('ZADD', KEYS[3], string.format('%.0f', clock + ends), name or string.sub(key, skip))
+  elseif ends == false then
+    call('ZREM', KEYS[3], name or string.sub(key, skip))
   end
-  return 1
 end
-function run.hget(key, a) return redis.call('HGET', key, a[1]) end
-function run.hgetall(key) return redis.call('HGETALL', key) end
-function run.hset(key, a)
-  alive[key] = true
-  return pieces('HSET', key, nil, a)
-end
-function run.hdel(key, a)
-  local removed = pieces('HDEL', key, nil, a)
-  gone(key)
-  return removed
-end
-function run.hincrby(key, a)
-  local totals = {}
-  for i = 1, #a, 2 do
-    local total = redis.call('HINCRBY', key, a[i], a[i + 1])
-    if math.abs(total) >= 9007199254740992 then total = redis.call('HGET', key, a[i]) else total = text(total) end
-    totals[#totals + 1] = total
+if clock and next(expires) then
+  local over = call('ZRANGEBYSCORE', KEYS[3], '-inf', string.format('%.0f', clock - 1000), 'LIMIT', 0, 1000)
+  if #over > 0 then
+    call('ZREM', KEYS[2], unpack(over))
+    call('ZREM', KEYS[3], unpack(over))
   end
-  alive[key] = true
-  return totals
-end
-function run.zadd(key, a)
-  alive[key] = true
-  local option = table.remove(a, 1)
-  if option == '' then option = nil end
-  return pieces('ZADD', key, option, a)
-end
-function run.zappend(key, a)
-  alive[key] = true
-  local last = redis.call('ZREVRANGE', key, 0, 0, 'WITHSCORES')
-  local score = math.max(tonumber(last[2] or '0'), -SCORE_MAX)
-  for i = 1, #a do
-    score = score + 1
-    redis.call('ZADD', key, string.format('%.17g', score), a[i])
-  end
-  return string.format('%.17g', score)
-end
-function run.zrange(key, a) return redis.call('ZRANGE', key, a[1], a[2], 'WITHSCORES') end
-function run.zrangebyscore(key, a)
-  if a[3] == '' then return redis.call('ZRANGEBYSCORE', key, a[1], a[2], 'WITHSCORES') end
-  return redis.call('ZRANGEBYSCORE', key, a[1], a[2], 'WITHSCORES', 'LIMIT', 0, a[3])
-end
-function run.zscore(key, a) return redis.call('ZSCORE', key, a[1]) end
-function run.zcard(key) return redis.call('ZCARD', key) end
-function run.zrem(key, a)
-  local removed = pieces('ZREM', key, nil, a)
-  gone(key)
-  return removed
-end
-function run.ztrim(key, a)
-  local surplus = redis.call('ZCARD', key) - tonumber(a[1])
-  if surplus <= 0 then return 0 end
-  local removed = redis.call('ZREMRANGEBYRANK', key, 0, text(surplus - 1))
-  gone(key)
-  return removed
 end
 
-local replies = {}
-for i = 1, #operations do
-  local operation = operations[i]
-  replies[i] = run[operation[1]](operation[2], operation[3])
-end
-if mode == 'r' then return {'done', replies} end
+-- The memory of the writer
 
--- The index of keys, and the memory of the writer
-
-local skip = tonumber(ARGV[6]) + 1
-for key, lives in pairs(was) do
-  if alive[key] ~= nil then lives = alive[key] end
-  if lives and (scores[key] or not before[key]) then
-    redis.call('ZADD', KEYS[2], scores[key] or '+inf', string.sub(key, skip))
-  elseif was[key] and not lives then
-    redis.call('ZREM', KEYS[2], string.sub(key, skip))
+if slot ~= '' then
+  local kept, size = {ARGV[last + 2] .. ' ' .. digest .. ' *' .. number}, 1
+  local function keep(value)
+    size = size + 1
+    if type(value) == 'string' then
+      kept[size] = '$' .. #value .. '\\r\\n' .. value
+    elseif type(value) == 'number' then
+      kept[size] = ':' .. value
+    elseif not value then
+      kept[size] = '$-1'
+    else
+      kept[size] = '*' .. #value
+      for i = 1, #value do keep(value[i]) end
+    end
   end
+  for i = 1, number do keep(replies[i]) end
+  kept[size + 1] = ''
+  call('HSET', KEYS[4], slot, table.concat(kept, '\\r\\n'))
+  call('PEXPIRE', KEYS[4], TOKEN_MEMORY)
 end
-if clock and next(scores) then redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', text(now() - 1000)) end
-
-local function resp(value)
-  if type(value) == 'table' then
-    local parts = {'*' .. #value .. '\\r\\n'}
-    for i = 1, #value do parts[i + 1] = resp(value[i]) end
-    return table.concat(parts)
-  elseif type(value) == 'number' then
-    return ':' .. text(value) .. '\\r\\n'
-  elseif not value then
-    return '$-1\\r\\n'
-  end
-  return '$' .. #value .. '\\r\\n' .. value .. '\\r\\n'
-end
-if slot ~= '' then record(digest, resp(replies)) end
 return {'done', replies}
 """
-for _name, _number in (
-    ("TOKEN_MEMORY", TOKEN_MEMORY),
-    ("TOKEN_LIFE", TOKEN_LIFE),
-    ("TOKEN_AHEAD", TOKEN_AHEAD),
-    ("SCORE_MAX", int(SCORE_MAX)),
-):
-    _SOURCE = _SOURCE.replace(_name, str(_number))
-SOURCE: Final = _SOURCE
-
-DIGEST: Final = hashlib.sha1(SOURCE.encode(), usedforsecurity=False).hexdigest()
-"""What EVALSHA names the script by."""
+)

@@ -1,0 +1,283 @@
+"""One call from its first try to its outcome: repeated until a deadline, safe by its token. Sans-I/O.
+
+The generators here yield `Exchange` and `Pause` and are sent replies, or `Lost` is thrown into them. All that is known
+about what may be repeated, for how long, and what an outcome is, stands here once, for blocking and for asyncio.
+
+A try waits for its reply for a tenth of the timeout (at most half a second) and a quarter of the time that has passed
+since the first: so a reply that was swallowed costs little, and a server that needs seconds is given them. What was
+sent without a reply is in doubt from then on. A later answer that refuses the write does not end the doubt, for the
+first may still be under way: only `settle` does, which makes it void.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+import warnings
+from collections.abc import Sequence
+from typing import Any, Final
+
+import redis
+
+from empathy_kv.errors import (
+    EmpathyKVError,
+    NotApplied,
+    OutcomeUnknown,
+    StorageError,
+    StoragePermissionError,
+    UnavailableError,
+    WrongTypeError,
+)
+from empathy_kv.kv.redis.commands import Call, pack
+from empathy_kv.kv.redis.topology import Exchange, Lost, Node, Pause, Talk, Topology
+
+_FIRST_PAUSE: Final = 0.005
+_LONGEST_PAUSE: Final = 0.25
+_REDIRECTIONS: Final = 5
+"""How often a call follows a cluster's word at once, before it pauses."""
+
+_CODES: Final = (
+    (redis.exceptions.NoScriptError, "NOSCRIPT"),
+    (redis.exceptions.MovedError, "MOVED"),
+    (redis.exceptions.AskError, "ASK"),
+    (redis.exceptions.TryAgainError, "TRYAGAIN"),
+    (redis.exceptions.MasterDownError, "MASTERDOWN"),
+    (redis.exceptions.ClusterDownError, "CLUSTERDOWN"),
+    (redis.exceptions.ReadOnlyError, "READONLY"),
+    (redis.exceptions.BusyLoadingError, "LOADING"),
+    (redis.exceptions.OutOfMemoryError, "OOM"),
+    (redis.exceptions.NoPermissionError, "NOPERM"),
+    (redis.exceptions.AuthenticationError, "NOAUTH"),
+    (redis.exceptions.AuthorizationError, "NOPERM"),
+)
+"""redis-py takes the code from the text of an error and makes a class of it."""
+_PASSING: Final = frozenset(
+    ("TRYAGAIN", "MASTERDOWN", "CLUSTERDOWN", "READONLY", "LOADING", "BUSY", "NOREPLICAS", "UNBLOCKED", "MAXCLIENTS")
+)
+"""Errors that say that nothing was done, and that it may be another time."""
+_ELSEWHERE: Final = frozenset(("MASTERDOWN", "CLUSTERDOWN", "READONLY", "LOADING"))
+"""Those after which another server may be the right one."""
+_ANSWERS: Final = frozenset(("LOADING", "NOAUTH", "NOPERM", "MAXCLIENTS"))
+"""Answers of which redis-py makes an error of the connection."""
+_ASKING: Final = pack("ASKING")
+_INFO: Final = pack("INFO", "memory")
+
+
+def code(error: Exception) -> str:
+    """Return the code of a server's error, the first word of its text."""
+    for kind, name in _CODES:
+        if isinstance(error, kind):
+            return name
+    word = str(error).partition(" ")[0]
+    return "MAXCLIENTS" if "max number of clients" in str(error) else word
+
+
+def answered(error: Exception) -> bool:
+    """Return whether an error is a server's answer, so that nothing was done: redis-py takes some for its own."""
+    return isinstance(error, redis.exceptions.ResponseError) or code(error) in _ANSWERS
+
+
+class Execution:
+    """The calls of one engine. `timeout`: seconds that a call may take. `replicas`: how many must confirm a write."""
+
+    def __init__(self, topology: Topology, timeout: float, replicas: int = 0) -> None:
+        self.topology = topology
+        self.timeout = timeout
+        self._replicas = replicas
+        self._patience = min(timeout / 10, 0.5)
+        self._looked = False
+        """Whether it is known how the server evicts, as far as it tells."""
+
+    def perform(self, call: Call) -> Talk[Any]:
+        """Have a call done and return its reply. `OutcomeUnknown` if the deadline passes while a write is in doubt."""
+        started = now = time.monotonic()
+        deadline = started + self.timeout
+        data = call.named()
+        asked: Node | None = None
+        redirections = 0
+        pause = _FIRST_PAUSE
+        while True:
+            patience = min(self._patience + (now - started) / 4, max(deadline - now, 0.001))
+            node: Node | None = None
+            try:
+                node = asked or self.topology.known(call.hash_slot)
+                if node is None:
+                    node = yield from self.topology.find(call.hash_slot, patience)
+                reply = yield from self._exchange(call, node, data, patience, asked is not None)
+            except Lost as lost:
+                cause: Exception = lost.cause
+                call.doubtful = call.doubtful or (lost.sent and call.writes)
+                waited = isinstance(cause, redis.exceptions.TimeoutError)
+                if node is not None:
+                    self.topology.forget(node)
+                if lost.sent and not call.repeatable:
+                    raise self._unknown(call, cause) from cause
+            else:
+                if not isinstance(reply, Exception):
+                    return reply
+                cause, waited = reply, False
+            asked = None
+            name = code(cause)
+            now = time.monotonic()
+            if name == "NOSCRIPT" and call.script is not None:
+                # The server was restarted, or its scripts were flushed.
+                data = call.whole()
+                continue
+            if name in ("MOVED", "ASK"):
+                told = _told(cause)
+                if name == "MOVED":
+                    self.topology.moved(call.hash_slot, node, told)  # type: ignore[arg-type]  # somebody said it
+                else:
+                    asked = self.topology.moved(-1, node, told)  # type: ignore[arg-type]
+                redirections += 1
+                if redirections < _REDIRECTIONS and now < deadline:
+                    continue
+            elif isinstance(cause, Unconfirmed):
+                call.doubtful = waited = True
+                if not call.repeatable:
+                    raise self._unknown(call, cause) from cause
+            elif name in _PASSING:
+                if name in _ELSEWHERE and node is not None:
+                    self.topology.forget(node)
+            elif answered(cause):
+                raise translate(cause) from cause
+            if now + pause >= deadline:
+                if call.doubtful:
+                    raise self._unknown(call, cause) from cause
+                raise self._unavailable(cause) from cause
+            if not waited:
+                # Spread, so that many workers do not come back at the same moment.
+                yield Pause(pause * random.uniform(0.5, 1.0))  # noqa: S311 - no secret
+                pause = min(pause * 2, _LONGEST_PAUSE)
+                now = time.monotonic()
+
+    def _exchange(self, call: Call, node: Node, data: bytes, patience: float, asking: bool) -> Talk[Any]:
+        """Make one try and return the reply, an error if the server said one or replicas did not confirm."""
+        look = call.writes and not self._looked
+        wait = self._replicas if call.writes else 0
+        if not (asking or wait or look):
+            (reply,) = yield Exchange(node, data, 1, patience, self._usual(patience), once=not call.repeatable)
+            return reply
+        pieces = [_ASKING] if asking else []
+        pieces.append(data)
+        if wait:
+            # Less than the patience, so that its answer is in time.
+            pieces.append(pack("WAIT", wait, max(1, int(patience * 700))))
+        if look:
+            pieces.append(_INFO)
+        replies = yield Exchange(
+            node,
+            b"".join(pieces),
+            len(pieces),
+            patience,
+            self._usual(patience),
+            alone=bool(wait),
+            once=not call.repeatable,
+        )
+        reply = replies[asking]
+        if look:
+            self._looked = True
+            warn_of_eviction(replies[-1])
+        if wait and not isinstance(reply, Exception):
+            confirmed = replies[asking + 1]
+            if isinstance(confirmed, Exception) or confirmed < wait:
+                return Unconfirmed(confirmed, wait)
+        return reply
+
+    def _usual(self, patience: float) -> bool:
+        return patience < 2 * self._patience
+
+    def several(self, calls: Sequence[Call]) -> Talk[list[Any]]:
+        """Have calls done that only read, those of one server in one round trip; return their replies in order."""
+        replies: list[Any] = [None] * len(calls)
+        left = list(range(len(calls)))
+        while left:
+            servers: dict[Node | None, list[int]] = {}
+            for number in left:
+                servers.setdefault(self.topology.known(calls[number].hash_slot), []).append(number)
+            for node, numbers in servers.items():
+                if node is not None:
+                    data = b"".join(calls[number].named() for number in numbers)
+                    try:
+                        got = yield Exchange(node, data, len(numbers), self._patience)
+                    except Lost:
+                        self.topology.forget(node)
+                    else:
+                        for number, reply in zip(numbers, got, strict=True):
+                            replies[number] = reply
+            left = [number for number in left if replies[number] is None or isinstance(replies[number], Exception)]
+            if left:
+                # One with all the patience that a call has. What was wrong for it was mostly wrong for the others.
+                replies[left[0]] = yield from self.perform(calls[left.pop(0)])
+        return replies
+
+    def _unknown(self, call: Call, cause: Exception) -> OutcomeUnknown:
+        if isinstance(cause, Unconfirmed):
+            message = f"the write was applied, but {cause}; a failover may lose it"
+        else:
+            message = (
+                f"the write was sent and no reply came ({type(cause).__name__} until the timeout of "
+                f"{self.timeout:g} s); settle(token) tells whether it was applied"
+            )
+        return OutcomeUnknown(message, token=call.token)
+
+    def _unavailable(self, cause: Exception) -> EmpathyKVError:
+        name = code(cause)
+        if name == "READONLY":
+            return StoragePermissionError("the server is a read-only replica, and no other took its place")
+        why = name if name in _PASSING else type(cause).__name__
+        return UnavailableError(f"the server did not answer ({why} until the timeout of {self.timeout:g} s)")
+
+
+class Unconfirmed(Exception):  # noqa: N818 - what a write is
+    """Too few replicas have a write."""
+
+    def __init__(self, confirmed: Any, wanted: int) -> None:
+        if isinstance(confirmed, Exception):
+            super().__init__(f"the server refused to wait for replicas ({code(confirmed)})")
+        else:
+            super().__init__(f"only {confirmed} of {wanted} replicas confirmed it")
+
+
+def _told(error: Exception) -> str:
+    """Return the `host:port` of a MOVED or ASK."""
+    return str(error).rpartition(" ")[2]
+
+
+def translate(error: Exception) -> EmpathyKVError:
+    """Return what an answer of the server that will not change means here. It says that nothing was done."""
+    name = code(error)
+    if name in ("NOAUTH", "NOPERM", "WRONGPASS"):
+        return StoragePermissionError(f"the server does not allow it ({name})")
+    if name == "WRONGTYPE":
+        return WrongTypeError("the key holds another kind of value", key="", kind="")
+    if name == "OOM":
+        return StorageError("the server has reached its maxmemory and refuses to write")
+    if "unknown command" in str(error):
+        return NotApplied(f"the server does not know the command: {error}")
+    return StorageError(f"the server refused: {error}")
+
+
+class EvictionWarning(UserWarning):
+    """The server removes keys when its memory is full: data is lost, and what is kept for exactly once with it."""
+
+
+def warn_of_eviction(reply: Any) -> None:
+    """Warn if the answer to `INFO memory` says that the server evicts keys. One that does not tell is not warned of."""
+    told = information(reply)
+    policy = told.get("maxmemory_policy", "noeviction")
+    if policy != "noeviction" and told.get("maxmemory", "0") != "0":
+        warnings.warn(
+            f"the server's maxmemory-policy is {policy}: when its memory is full it removes keys, and with them what "
+            f"was stored, or what makes a repeated write happen once; set it to noeviction",
+            EvictionWarning,
+            stacklevel=2,
+        )
+
+
+def information(reply: Any) -> dict[str, str]:
+    """Return the fields of an answer to INFO; none if the server did not give one."""
+    if not isinstance(reply, bytes):
+        return {}
+    lines = (line.partition(":") for line in reply.decode(errors="replace").splitlines())
+    return {name: value for name, colon, value in lines if colon}
