@@ -9,15 +9,18 @@ import functools
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import timedelta
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 from empathy_kv.codec import codec
 from empathy_kv.errors import ArgumentTypeError, CodecError
-from empathy_kv.kv.interface import KV, Steps, run
+from empathy_kv.kv.interface import KV, Several, Steps, run
 from empathy_kv.kv.operations import PAGE, Batch, Delete, Get, Name, Set, pages, seconds, text
 from empathy_kv.records import MAX_ID
 
 T = TypeVar("T")
+
+_TOGETHER: Final = 4
+"""Batches of which a bulk call asks at once."""
 
 
 def _id(value: str) -> str:
@@ -66,9 +69,13 @@ class CollectionRules(Generic[T]):
         if isinstance(ids, str) or not isinstance(ids, Iterable):
             raise ArgumentTypeError(f"ids must be a list, not {type(ids).__name__}", argument="ids")
         found: dict[str, T] = {}
-        for page in pages(list(dict.fromkeys(map(_id, ids)))):
-            replies = yield Batch(self.namespace, [Get(name) for name in page])
-            found.update((i, self._decode(i, data)) for i, data in zip(page, replies, strict=True) if data is not None)
+        every = pages(list(dict.fromkeys(map(_id, ids))))
+        while together := list(itertools.islice(every, _TOGETHER)):
+            answers = yield Several([Batch(self.namespace, [Get(name) for name in page]) for page in together])
+            for page, replies in zip(together, answers, strict=True):
+                for name, data in zip(page, replies, strict=True):
+                    if data is not None:
+                        found[name] = self._decode(name, data)
         return found
 
     def put_many(self, documents: Mapping[str, T], ttl: float | timedelta | None) -> Steps[None]:

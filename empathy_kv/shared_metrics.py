@@ -22,7 +22,7 @@ import msgspec
 from attrs import evolve
 
 from empathy_kv.errors import CheckError, IdempotencyError
-from empathy_kv.kv.interface import Steps
+from empathy_kv.kv.interface import Several, Steps
 from empathy_kv.kv.operations import (
     Batch,
     Check,
@@ -31,6 +31,7 @@ from empathy_kv.kv.operations import (
     HIncrBy,
     Name,
     Operation,
+    Reply,
     Set,
     ZAdd,
     ZAppend,
@@ -151,20 +152,26 @@ class KVMetrics:
 
     def everyone(self) -> Steps[tuple[int, Totals]]:
         users, totals = 0, Totals()
-        for shard in range((yield from self._known())):
-            counters, count, first, last = yield Batch(
-                _numbered(shard), (HGetAll("total"), ZCard("last"), ZRange("first", 0, 0), ZRange("last", -1, -1))
+        for counters, count, first, last in (
+            yield from self._everywhere(
+                (HGetAll("total"), ZCard("last"), ZRange("first", 0, 0), ZRange("last", -1, -1))
             )
+        ):
             users += count
             totals.merge(_totals(counters, first[0][1] if first else None, last[0][1] if last else None))
         return users, totals
 
     def users(self) -> Steps[list[str]]:
         users: list[str] = []
-        for shard in range((yield from self._known())):
-            (members,) = yield Batch(_numbered(shard), (ZRange("last"),))
+        for (members,) in (yield from self._everywhere((ZRange("last"),))):
             users += [member.decode() for member, _ in members]
         return users
+
+    def _everywhere(self, operations: tuple[Operation, ...]) -> Steps[list[list[Reply]]]:
+        """Return what the shards answer to operations that only read."""
+        shards = yield from self._known()
+        replies: list[list[Reply]] = yield Several([Batch(_numbered(shard), operations) for shard in range(shards)])
+        return replies
 
     def history(self, user_id: str) -> Steps[list[Interaction]]:
         shards = yield from self._known()

@@ -41,7 +41,7 @@ from empathy_kv.kv.operations import (
     ZTrim,
     milliseconds,
 )
-from empathy_kv.kv.redis.script import PAGE, READ, SETTLE, WRITE, Script
+from empathy_kv.kv.redis.script import PAGE, SETTLE, WRITE, Script
 from empathy_kv.kv.table import counter, exhausted, overflow, refused, refused_token
 
 Argument: TypeAlias = bytes | str | int
@@ -75,7 +75,7 @@ class Layout:
         self.tag = b"{" + inner + b"}"
         self.prefix = self.tag + b":"
         self.hash_slot = binascii.crc_hqx(inner, 0) % _HASH_SLOTS  # CRC16-XMODEM, of what is between the braces.
-        self._system: dict[str, bytes] = {}
+        self._system: dict[tuple[str, int], bytes] = {}
 
     def key(self, key: str) -> bytes:
         return self.prefix + key.encode()
@@ -91,17 +91,17 @@ class Layout:
     def expiries(self) -> bytes:
         return self.tag + b"#expiries"
 
-    def slots(self, session: str) -> bytes:
-        return self.tag + b"#writer:" + session.encode()
+    def slot(self, session: str, number: int) -> bytes:
+        return b"%b#writer:%b:%d" % (self.tag, session.encode(), number)
 
-    def system(self, session: str) -> bytes:
+    def system(self, session: str, slot: int) -> bytes:
         """Return the first keys of a write, as they go over the wire."""
-        known = self._system.get(session)
+        known = self._system.get((session, slot))
         if known is None:
-            known = _strings(self.tag + b"#revision", self.index, self.expiries, self.slots(session))
-            if len(self._system) > 8:  # Tokens of other writers, which somebody kept.
+            known = _strings(self.tag + b"#revision", self.index, self.expiries, self.slot(session, slot))
+            if len(self._system) >= 8:  # Of many threads, or tokens of other writers, which somebody kept.
                 self._system.clear()
-            self._system[session] = known
+            self._system[session, slot] = known
         return known
 
 
@@ -111,9 +111,11 @@ class Call:
 
     hash_slot: int
     data: bytes
-    """The packed command; of a script, what follows its name or source."""
+    """The packed commands; of a script, what follows its name or source."""
     script: Script | None = None
     size: int = 0
+    count: int = 1
+    """How many replies come; of a transaction the last is that of all."""
     token: Token | None = None
     writes: bool = False
     doubtful: bool = False
@@ -135,6 +137,11 @@ class Call:
         if self.script is None:
             return self.data
         return b"*%d\r\n%b%b" % (self.size, self.script.whole, self.data)
+
+
+_MULTI: Final = pack("MULTI")
+_EXEC: Final = pack("EXEC")
+_NO_TOKEN: Final = _strings("", "", 0)
 
 
 def score(value: float) -> str:
@@ -159,6 +166,10 @@ def value(reply: bytes | None) -> bytes | None:
     return None if reply is None else reply[reply.index(b" ") + 1 :]
 
 
+def _version(_: Version, reply: bytes | int) -> int:
+    return int(reply.partition(b" ")[0] or 0) if isinstance(reply, bytes) else reply
+
+
 def _seconds(reply: int) -> float | None:
     return {-2: 0.0, -1: None}.get(reply, reply / 1000)
 
@@ -169,20 +180,22 @@ def _flat(pairs: Mapping[Any, Any]) -> list[Any]:
 
 @frozen
 class Form:
-    """How an operation is sent and its reply read. `name` is what the script calls it."""
+    """How an operation is sent and its reply read."""
 
     name: str
+    """What the script calls it."""
     arguments: Callable[[Any], Sequence[Argument]] = lambda _: ()
     reply: Callable[[Any, Any], Reply] = lambda _, reply: reply
-    command: str | None = None
-    """The command of Redis that does the same alone, with the same arguments, if there is one."""
-    option: tuple[Argument, ...] = ()
-    """What that command has after them."""
+    command: str = ""
+    """Of what only reads: the command of Redis that does the same, with the same arguments."""
+    follows: bool = True
+    """Whether what it does may follow from operations on the same key before it."""
 
 
 FORMS: Final[dict[type[Operation], Form]] = {
     Get: Form("vget", reply=lambda _, r: value(r), command="GET"),
-    Version: Form("vversion", reply=lambda _, r: int(r)),
+    # As much as a version and its space take, at most.
+    Version: Form("vversion", reply=_version, arguments=lambda _: (0, 24), command="GETRANGE"),
     Set: Form("set", lambda o: (o.value, _ttl(o)), lambda _, r: int(r)),
     IncrBy: Form("vincrby", lambda o: (o.increment,), lambda _, r: int(r)),
     Delete: Form("del", reply=lambda _, r: bool(r)),
@@ -203,36 +216,52 @@ FORMS: Final[dict[type[Operation], Form]] = {
         lambda o: (o.only or "", *(item for member, value in o.members.items() for item in (score(value), member))),
     ),
     ZAppend: Form("zappend", lambda o: o.members, lambda _, r: float(r)),
-    ZRange: Form(
-        "zrange", lambda o: (o.start, o.stop), lambda _, r: _pairs(r), command="ZRANGE", option=("WITHSCORES",)
-    ),
+    ZRange: Form("zrange", lambda o: (o.start, o.stop, "WITHSCORES"), reply=lambda _, r: _pairs(r), command="ZRANGE"),
     ZRangeByScore: Form(
         "zrangebyscore",
-        lambda o: (score(o.minimum), score(o.maximum), "" if o.limit is None else o.limit),
-        lambda _, r: _pairs(r),
+        lambda o: (
+            *(score(o.minimum), score(o.maximum), "WITHSCORES"),
+            *("LIMIT", 0, -1 if o.limit is None else o.limit),
+        ),
+        reply=lambda _, r: _pairs(r),
+        command="ZRANGEBYSCORE",
     ),
     ZScore: Form("zscore", lambda o: (o.member,), lambda _, r: None if r is None else float(r), command="ZSCORE"),
     ZCard: Form("zcard", command="ZCARD"),
     ZRem: Form("zrem", lambda o: o.members),
-    ZTrim: Form("ztrim", lambda o: (o.keep,)),
+    ZTrim: Form("ztrim", lambda o: (o.keep,), follows=False),
 }
 
 
-def plain(operation: Operation, layout: Layout) -> Call | None:
-    """Return the command that does a single operation alone, None if there is none."""
+def looked_up(batch: Batch, layout: Layout) -> Call:
+    """Return what reads a batch that only reads: one command, or a transaction."""
+    operations: Sequence[Any] = batch.operations
+    if len(operations) == 1:
+        return Call(layout.hash_slot, _command(operations[0], layout))
+    if all(type(operation) is Get for operation in operations):
+        keys = [layout.prefix + operation.key.encode() for operation in operations]
+        return Call(layout.hash_slot, pack("MGET", *keys))
+    commands = [_command(operation, layout) for operation in operations]
+    return Call(layout.hash_slot, b"".join((_MULTI, *commands, _EXEC)), count=len(commands) + 2)
+
+
+def _command(operation: Operation, layout: Layout) -> bytes:
     form = FORMS[type(operation)]
-    if form.command is None:
-        return None
-    arguments = form.arguments(operation)
-    return Call(layout.hash_slot, pack(form.command, layout.key(operation.key), *arguments, *form.option))
+    key = layout.prefix + operation.key.encode()
+    return pack(form.command, key, *form.arguments(operation))
+
+
+def kind_of(key: str, layout: Layout) -> Call:
+    """Return the command that tells what a key holds."""
+    return Call(layout.hash_slot, pack("TYPE", layout.key(key)))
 
 
 def written(batch: Batch, layout: Layout, token: Token | None) -> Call:
     """Return the script call of a batch that writes or has preconditions."""
-    keys: list[Argument] = []
+    keys: list[bytes] = []
     places: dict[str, int] = {}
     prefix = layout.prefix
-    arguments: list[Argument] = ["w" if batch.writes else "r", len(batch.checks)]
+    arguments: list[Argument] = ["w" if batch.writes else "r", "0", len(batch.checks)]
     for check in batch.checks:
         place = places.get(check.key)
         if place is None:
@@ -244,6 +273,7 @@ def written(batch: Batch, layout: Layout, token: Token | None) -> Call:
             "" if check.member is None else "m",
             check.member or b"",
         )
+    written: set[str] = set()
     for operation in batch.operations:
         form = FORMS[type(operation)]  # type: ignore[index]  # a Settle stands alone
         key: str = operation.key  # type: ignore[union-attr]
@@ -251,44 +281,28 @@ def written(batch: Batch, layout: Layout, token: Token | None) -> Call:
         if place is None:
             keys.append(prefix + key.encode())
             place = places[key] = len(keys) + 4
+        elif form.follows and key in written:
+            arguments[1] = "1"
+        written.add(key)
         own = form.arguments(operation)
         arguments += (form.name, place, len(own))
         arguments += own
     count = len(keys) + 4
     body = _strings(*keys, *arguments)
     if token is None:
-        session, end = "", _strings("", 0, "", 0)
+        system, end = layout.system("", 0), _NO_TOKEN
     else:
-        session = token.session
+        system = layout.system(token.session, token.slot)
         digest = hashlib.blake2b(body, digest_size=8).hexdigest()
-        end = _strings(token.slot, token.sequence, digest, token.issued)
-    data = b"".join((_strings(count), layout.system(session), body, end))
-    return Call(layout.hash_slot, data, WRITE, 3 + count + len(arguments) + 4, token, batch.writes)
-
-
-def looked_up(batch: Batch, layout: Layout) -> Call:
-    """Return the script call of a batch that only reads."""
-    operations: Sequence[Any] = batch.operations
-    arguments: list[Argument]
-    if all(type(operation) is Get for operation in operations):
-        keys: list[Argument] = [layout.prefix + operation.key.encode() for operation in operations]
-        arguments = ["get"]
-    else:
-        keys, arguments = [], []
-        for operation in operations:
-            form = FORMS[type(operation)]
-            own = form.arguments(operation)
-            keys.append(layout.prefix + operation.key.encode())
-            arguments += (form.name, len(keys), len(own))
-            arguments += own
-    data = _strings(len(keys), *keys, *arguments)
-    return Call(layout.hash_slot, data, READ, 3 + len(keys) + len(arguments))
+        end = _strings(token.sequence, digest, token.issued)
+    data = b"".join((_strings(count), system, body, end))
+    return Call(layout.hash_slot, data, WRITE, 3 + count + len(arguments) + 3, 1, token, batch.writes)
 
 
 def settled(token: Token, layout: Layout) -> Call:
     """Return the script call that settles a token."""
-    data = _strings(1, layout.slots(token.session), token.slot, token.sequence, token.issued)
-    return Call(layout.hash_slot, data, SETTLE, 7, token, writes=True)
+    data = _strings(1, layout.slot(token.session, token.slot), token.sequence, token.issued)
+    return Call(layout.hash_slot, data, SETTLE, 6, 1, token, writes=True)
 
 
 def page(layout: Layout, after: bytes | None, size: int) -> Call:
@@ -297,33 +311,39 @@ def page(layout: Layout, after: bytes | None, size: int) -> Call:
     return Call(layout.hash_slot, _strings(2, layout.index, layout.expiries, start, size), PAGE, 7)
 
 
-def answer(batch: Batch, layout: Layout, said: Sequence[Any], token: Token | None) -> list[Any]:
-    """Return the replies of a script as they came; raise what it refused with."""
+def require_done(said: Any, batch: Batch, layout: Layout, token: Token | None) -> None:
+    """Raise what a script refused with, if it did."""
+    if type(said) is not list:
+        return
     status = said[0]
-    if status == b"done":
-        first: list[Any] = said[1]
-        return first
-    if status == b"again":
-        reader = hiredis.Reader()
-        reader.feed(said[1])
-        again: list[Any] = reader.gets()
-        return again
     if status == b"check":
         raise refused(batch.checks[int(said[1])], int(said[2]))
     if status == b"token":
         raise refused_token(said[1].decode(), token)
     key = layout.name(said[1])
     if status == b"kind":
-        kind = said[2].decode()
-        raise WrongTypeError(f"{key!r} holds a {kind}, which the operation does not work on", key=key, kind=kind)
+        raise wrong(key, said[2].decode())
     if status == b"exhausted":
         raise exhausted(key)
     field = said[2].decode() or None
     raise counter(key, field) if status == b"counter" else overflow(key, field)
 
 
+def wrong(key: str, kind: str) -> WrongTypeError:
+    """Return the error of a key that holds something else than the operation works on."""
+    return WrongTypeError(f"{key!r} holds a {kind}, which the operation does not work on", key=key, kind=kind)
+
+
+def parsed(text: bytes) -> list[Any]:
+    """Return the replies that a script returned as RESP text."""
+    reader = hiredis.Reader()
+    reader.feed(text)
+    replies: list[Any] = reader.gets()
+    return replies
+
+
 def read(batch: Batch, replies: Sequence[Any]) -> list[Reply]:
-    """Return the replies of a batch from what the script returned."""
+    """Return the replies of a batch from what the server returned."""
     return [
         FORMS[type(operation)].reply(operation, reply)  # type: ignore[index]
         for operation, reply in zip(batch.operations, replies, strict=True)

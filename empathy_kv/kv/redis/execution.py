@@ -89,7 +89,10 @@ class Execution:
         """Whether it is known how the server evicts, as far as it tells."""
 
     def perform(self, call: Call) -> Talk[Any]:
-        """Have a call done and return its reply. `OutcomeUnknown` if the deadline passes while a write is in doubt."""
+        """Have a call done and return its reply, or the server's error if the key holds something else.
+
+        Raises `OutcomeUnknown` if the deadline passes while a write is in doubt.
+        """
         started = now = time.monotonic()
         deadline = started + self.timeout
         data = call.named()
@@ -119,6 +122,8 @@ class Execution:
             asked = None
             name = code(cause)
             now = time.monotonic()
+            if name == "WRONGTYPE":
+                return cause
             if name == "NOSCRIPT" and call.script is not None:
                 # The server was restarted, or its scripts were flushed.
                 data = call.whole()
@@ -156,8 +161,8 @@ class Execution:
         look = call.writes and not self._looked
         wait = self._replicas if call.writes else 0
         if not (asking or wait or look):
-            (reply,) = yield Exchange(node, data, 1, patience, self._usual(patience), once=not call.repeatable)
-            return reply
+            replies = yield Exchange(node, data, call.count, patience, self._usual(patience), once=not call.repeatable)
+            return _outcome(replies)
         pieces = [_ASKING] if asking else []
         pieces.append(data)
         if wait:
@@ -168,18 +173,19 @@ class Execution:
         replies = yield Exchange(
             node,
             b"".join(pieces),
-            len(pieces),
+            len(pieces) - 1 + call.count,
             patience,
             self._usual(patience),
             alone=bool(wait),
             once=not call.repeatable,
         )
-        reply = replies[asking]
+        end = asking + call.count
+        reply = _outcome(replies[asking:end])
         if look:
             self._looked = True
             warn_of_eviction(replies[-1])
         if wait and not isinstance(reply, Exception):
-            confirmed = replies[asking + 1]
+            confirmed = replies[end]
             if isinstance(confirmed, Exception) or confirmed < wait:
                 return Unconfirmed(confirmed, wait)
         return reply
@@ -189,7 +195,7 @@ class Execution:
 
     def several(self, calls: Sequence[Call]) -> Talk[list[Any]]:
         """Have calls done that only read, those of one server in one round trip; return their replies in order."""
-        replies: list[Any] = [None] * len(calls)
+        replies: list[Any] = [_UNSEEN] * len(calls)
         left = list(range(len(calls)))
         while left:
             servers: dict[Node | None, list[int]] = {}
@@ -199,13 +205,16 @@ class Execution:
                 if node is not None:
                     data = b"".join(calls[number].named() for number in numbers)
                     try:
-                        got = yield Exchange(node, data, len(numbers), self._patience)
+                        got = yield Exchange(node, data, sum(calls[number].count for number in numbers), self._patience)
                     except Lost:
                         self.topology.forget(node)
                     else:
-                        for number, reply in zip(numbers, got, strict=True):
-                            replies[number] = reply
-            left = [number for number in left if replies[number] is None or isinstance(replies[number], Exception)]
+                        start = 0
+                        for number in numbers:
+                            end = start + calls[number].count
+                            replies[number] = _outcome(got[start:end])
+                            start = end
+            left = [number for number in left if _failed(replies[number])]
             if left:
                 # One with all the patience that a call has. What was wrong for it was mostly wrong for the others.
                 replies[left[0]] = yield from self.perform(calls[left.pop(0)])
@@ -227,6 +236,21 @@ class Execution:
             return StoragePermissionError("the server is a read-only replica, and no other took its place")
         why = name if name in _PASSING else type(cause).__name__
         return UnavailableError(f"the server did not answer ({why} until the timeout of {self.timeout:g} s)")
+
+
+_UNSEEN: Final = Exception("nobody was asked")
+
+
+def _failed(reply: Any) -> bool:
+    return isinstance(reply, Exception) and code(reply) != "WRONGTYPE"
+
+
+def _outcome(replies: Sequence[Any]) -> Any:
+    """Return the reply of a call: of a transaction the last, or the error that kept it from being done."""
+    last = replies[-1]
+    if len(replies) > 1 and isinstance(last, Exception):
+        return next(reply for reply in replies if isinstance(reply, Exception))
+    return last
 
 
 class Unconfirmed(Exception):  # noqa: N818 - what a write is

@@ -3,9 +3,8 @@
 It needs no server module, touches only KEYS, and keeps to the Lua that fakeredis has. A script of Redis is not rolled
 back when a command in it fails, so everything that could fail is decided before the first write.
 
-There are four scripts, and each says what its KEYS and ARGV are. An operation is: name, key (its place in KEYS), number
-of arguments, arguments. A name begins with what the key has to hold: `v` a value, `h` a hash, `z` a sorted set; other
-names work on any. A refusal is a list whose first word says why.
+There are three scripts, and each says what its KEYS and ARGV are. A refusal is a list whose first word says why. What
+only reads needs none: it is a transaction (MULTI), which costs a third.
 
 A value is stored as its version, a space, and its bytes. The keys that are there are the members of the index, a sorted
 set in lexical order: its pages can be had from any server that has the data, where the cursor of a ZSCAN means nothing
@@ -72,71 +71,6 @@ local function version(key)
 end
 """
 
-_LOOK: Final = """
-local function look(name, key, from)
-  if name == 'vget' then return call('GET', key)
-  elseif name == 'hgetall' then return call('HGETALL', key)
-  elseif name == 'hget' then return call('HGET', key, ARGV[from])
-  elseif name == 'zscore' then return call('ZSCORE', key, ARGV[from])
-  elseif name == 'zrange' then return call('ZRANGE', key, ARGV[from], ARGV[from + 1], 'WITHSCORES')
-  elseif name == 'zcard' then return call('ZCARD', key)
-  elseif name == 'vversion' then return version(key)
-  elseif name == 'exists' then return call('EXISTS', key)
-  elseif name == 'ttl' then return call('PTTL', key)
-  elseif ARGV[from + 2] == '' then
-    return call('ZRANGEBYSCORE', key, ARGV[from], ARGV[from + 1], 'WITHSCORES')
-  end
-  return call('ZRANGEBYSCORE', key, ARGV[from], ARGV[from + 1], 'WITHSCORES', 'LIMIT', 0, ARGV[from + 2])
-end
-"""
-
-READ: Final = Script(
-    _COMMON
-    + """
--- KEYS: the keys. ARGV: operations that only read; or "get" alone, for the values of all keys.
--- Returns {"done", replies}.
-
-local function kind(key)
-  local reply = call('TYPE', key)
-  if type(reply) == 'table' then reply = reply['ok'] end
-  return reply
-end
-
-local replies = {}
-if ARGV[1] == 'get' then
-  for from = 1, #KEYS, 2000 do
-    local values = call('MGET', unpack(KEYS, from, math.min(from + 1999, #KEYS)))
-    for i = 1, #values do
-      local value = values[i]
-      if not value then  -- MGET says so of what is no value, too.
-        local key = KEYS[from + i - 1]
-        local held = kind(key)
-        if held ~= 'none' and held ~= 'string' then return {'kind', key, held} end
-      end
-      replies[from + i - 1] = value
-    end
-  end
-  return {'done', replies}
-end
-"""
-    + _LOOK
-    + """
-local kinds = {v = 'string', h = 'hash', z = 'zset'}
-local at = 1
-while at <= #ARGV do
-  local name, key = ARGV[at], KEYS[tonumber(ARGV[at + 1])]
-  local need = kinds[string.sub(name, 1, 1)]
-  if need then
-    local held = kind(key)
-    if held ~= 'none' and held ~= need then return {'kind', key, held} end
-  end
-  replies[#replies + 1] = look(name, key, at + 3)
-  at = at + 3 + tonumber(ARGV[at + 2])
-end
-return {'done', replies}
-"""
-)
-
 PAGE: Final = Script(
     _COMMON
     + """
@@ -158,58 +92,59 @@ return page
 SETTLE: Final = Script(
     _COMMON
     + """
--- KEYS: slots of the writer. ARGV: slot, sequence, issued (ms).
--- Returns {"done", {1 or 0}}: whether the write was applied. If not, it is void from now on.
+-- KEYS: the writer's slot. ARGV: sequence, issued (ms).
+-- Returns whether the write was applied, 1 or 0. If not, it is void from now on.
 
-local sequence, issued = tonumber(ARGV[2]), tonumber(ARGV[3])
-local kept = call('HGET', KEYS[1], ARGV[1])
+local sequence, issued = tonumber(ARGV[1]), tonumber(ARGV[2])
+local kept = call('GET', KEYS[1])
 if kept then
   local last, sum = string.match(kept, '^(%d+) (%S+) ')
   last = tonumber(last)
   if last == sequence then
+    -- A write, so that a WAIT on this connection waits for the first one too.
     call('PEXPIRE', KEYS[1], TOKEN_MEMORY)
-    return {'done', {sum ~= '-' and 1 or 0}}
+    return sum ~= '-' and 1 or 0
   end
   if last > sequence then return {'token', 'passed'} end
 end
 local clock = now()
 if issued + TOKEN_LIFE <= clock then return {'token', 'old'} end
 if issued > clock + TOKEN_AHEAD then return {'token', 'ahead'} end
-call('HSET', KEYS[1], ARGV[1], ARGV[2] .. ' - ')
-call('PEXPIRE', KEYS[1], TOKEN_MEMORY)
-return {'done', {0}}
+call('SET', KEYS[1], ARGV[1] .. ' - ', 'PX', TOKEN_MEMORY)
+return 0
 """
 )
 
 WRITE: Final = Script(
     _COMMON
     + """
--- KEYS  1 revision (a string)   2 index   3 expiries   4 slots of the writer (a hash)   5.. the batch's keys
--- ARGV  1 "w", or "r" if no operation writes   2 number of checks
+-- KEYS  1 revision (a string)   2 index   3 expiries   4 the writer's slot (a string)   5.. the batch's keys
+-- ARGV  1 "w", or "r" if no operation writes   2 "1" if an operation may follow from another one, or "0"
+--       3 number of checks
 --       then a check: key (its place in KEYS), version ("": there, "0": absent), "m" or "", member
---       then the operations
---       and at the end of all: slot, or ""; sequence; digest of the batch; issued (ms)
--- Returns {"done", replies}, or {"again", replies as RESP text} if it was done before.
+--       then an operation: name, key, number of arguments, arguments; the name begins with what the key has to hold:
+--       v a value, h a hash, z a sorted set; other names work on any
+--       and at the end of all: sequence, or "" without a token; digest of the batch; issued (ms)
+-- Returns the replies as RESP text, which is kept for who asks again.
 
-local last = #ARGV - 4
-local slot, sequence, digest, issued = ARGV[last + 1], tonumber(ARGV[last + 2]), ARGV[last + 3], ARGV[last + 4]
+local last = #ARGV - 3
+local sequence, digest, issued = ARGV[last + 1], ARGV[last + 2], ARGV[last + 3]
 local clock
 
 -- Exactly once
 
-if slot ~= '' then
-  local kept = call('HGET', KEYS[4], slot)
+if sequence ~= '' then
+  local kept = call('GET', KEYS[4])
   if kept then
     local passed, sum = string.match(kept, '^(%d+) (%S+) ')
-    local number = tonumber(passed)
-    if number == sequence then
+    if passed == sequence then
       if sum == '-' then return {'token', 'void'} end
       if sum ~= digest then return {'token', 'reused'} end
       -- A write, so that a WAIT on this connection waits for the first one too.
       call('PEXPIRE', KEYS[4], TOKEN_MEMORY)
-      return {'again', string.sub(kept, #passed + #sum + 3)}
+      return string.sub(kept, #passed + #sum + 3)
     end
-    if number > sequence then return {'token', 'passed'} end
+    if tonumber(passed) > tonumber(sequence) then return {'token', 'passed'} end
   end
   clock, issued = now(), tonumber(issued)
   if issued + TOKEN_LIFE <= clock then return {'token', 'old'} end
@@ -219,7 +154,8 @@ end
 -- Admission
 
 -- kinds: what a key will hold. was: whether it was there. fresh: nothing is left of what it held before the batch.
-local kinds, was, fresh = {}, {}, {}
+-- sizes: of a sorted set, as far as it is known.
+local kinds, was, fresh, sizes = {}, {}, {}, {}
 local function kind(key)
   local reply = call('TYPE', key)
   if type(reply) == 'table' then reply = reply['ok'] end
@@ -228,8 +164,8 @@ local function kind(key)
   return reply
 end
 
-local at = 3
-for i = 0, tonumber(ARGV[2]) - 1 do
+local at = 4
+for i = 0, tonumber(ARGV[3]) - 1 do
   local key, wanted, what, member = KEYS[tonumber(ARGV[at])], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
   at = at + 4
   local held = kinds[key] or kind(key)
@@ -258,7 +194,7 @@ local function beyond(high, low)
 end
 
 local function split(digits)
-  if digits ~= '0' and not string.match(digits, '^%-?[1-9]%d*$') then return nil end
+  if digits ~= '0' and not string.find(digits, '^%-?[1-9]%d*$') then return nil end
   local sign = 1
   if string.sub(digits, 1, 1) == '-' then
     sign = -1
@@ -273,7 +209,6 @@ end
 
 -- The sum of two integers in decimal, as a number or in decimal; nil and why if there is none.
 local function sum(a, b)
-  if #a < 14 and #b < 14 and (a == '0' or string.find(a, '^[1-9]%d*$')) then return a + b end
   local high, low = split(a)
   if not high then return nil, 'counter' end
   local high2, low2 = split(b)
@@ -289,7 +224,7 @@ local function sum(a, b)
     high, low = high + 1, low - 1000000000
   end
   if beyond(high, low) then return nil, 'overflow' end
-  if high == 0 then return low + 0 end
+  if high == 0 then return string.format('%.0f', low) end
   return string.format('%.0f', high) .. string.format('%09.0f', math.abs(low))
 end
 
@@ -298,63 +233,93 @@ local function payload(key)
   return stored and string.sub(stored, string.find(stored, ' ', 1, true) + 1)
 end
 
--- What the operations so far have made of values and of fields; false is absent. highest: a score that no member that
--- was added exceeds. sums: of an operation that counts, by where it stands.
-local values, fields, highest, sums = {}, {}, {}, {}
+-- follows: whether what an operation does may follow from one before it. Then these say what those have made of values
+-- and of fields; false is absent. highest: a score that no member that was added exceeds.
+local follows = ARGV[2] == '1'
+local values, fields, highest = {}, {}, {}
+-- Of an operation that counts, by where it stands: what is to be set.
+local sums = {}
 local first = at
 while at <= last do
   local name, key, count = ARGV[at], KEYS[tonumber(ARGV[at + 1])], tonumber(ARGV[at + 2])
   local from = at + 3
-  local held = kinds[key] or kind(key)
-  if held ~= 'none' then
-    local initial = string.byte(name)
-    if (initial == 104 and held ~= 'hash') or (initial == 122 and held ~= 'zset')
-      or (initial == 118 and held ~= 'string') then return {'kind', key, held} end
+  local held = kinds[key]
+  local initial = string.byte(name)
+  local stored
+  if held == nil then
+    -- What has to be read anyway says what the key holds, too: an error if it is something else.
+    local reply
+    if initial == 122 then
+      reply = redis.pcall('ZCARD', key)
+      if type(reply) == 'number' then
+        held, sizes[key], was[key] = reply > 0 and 'zset' or 'none', reply, reply > 0
+        kinds[key] = held
+      end
+    elseif name == 'hincrby' and count <= 200 then
+      reply = redis.pcall('HMGET', key, unpack(ARGV, from, from + count / 2 - 1))
+      if not reply['err'] and reply[1] then
+        held, kinds[key], was[key], stored = 'hash', 'hash', true, reply
+      end
+    end
+    held = held or kind(key)
+  end
+  if held ~= 'none' and ((initial == 104 and held ~= 'hash') or (initial == 122 and held ~= 'zset')
+      or (initial == 118 and held ~= 'string')) then
+    return {'kind', key, held}
   end
   if name == 'hincrby' then
     local middle = count / 2
-    local known = fields[key] or {}
-    fields[key] = known
-    local stored = {}
-    if held ~= 'none' and not fresh[key] then
-      if middle <= 1000 then
-        stored = call('HMGET', key, unpack(ARGV, from, from + middle - 1))
-      else
+    local known
+    if follows then
+      known = fields[key] or {}
+      fields[key] = known
+    end
+    if not stored then
+      stored = {}
+      if held ~= 'none' and not fresh[key] then
         for i = 1, middle do stored[i] = call('HGET', key, ARGV[from + i - 1]) end
       end
     end
-    local totals = {}
+    local entries, size = {}, 0
     for i = 1, middle do
-      local field, by = ARGV[from + i - 1], ARGV[from + middle + i - 1]
-      local old = known[field]
-      if old == nil then old = stored[i] elseif type(old) == 'number' then old = string.format('%.0f', old) end
-      local total, why = sum(old or '0', by)
-      if not total then return {why, key, field} end
-      totals[i], known[field] = total, total
+      local field, total, why = ARGV[from + i - 1], ARGV[from + middle + i - 1], nil
+      local old = stored[i]
+      if known and known[field] ~= nil then old = known[field] end
+      if old then
+        if #old < 14 and #total < 14 and (string.find(old, '^[1-9]%d*$') or old == '0') then
+          total = (old + total) .. ''
+        else
+          total, why = sum(old, total)
+          if not total then return {why, key, field} end
+        end
+      end
+      if known then known[field] = total end
+      entries[size + 1], entries[size + 2] = field, total
+      size = size + 2
     end
-    sums[at] = totals
+    sums[at] = entries
     kinds[key] = 'hash'
+  elseif name == 'zadd' then
+    if follows then
+      local top = highest[key] or 0
+      for i = from + 1, from + count - 1, 2 do top = math.max(top, tonumber(ARGV[i])) end
+      highest[key] = top
+    end
+    kinds[key] = 'zset'
   elseif name == 'vincrby' then
     local old = values[key]
-    if old == nil and held ~= 'none' and not fresh[key] then
-      old = payload(key)
-    elseif type(old) == 'number' then
-      old = string.format('%.0f', old)
-    end
+    if old == nil and held ~= 'none' and not fresh[key] then old = payload(key) end
     local total, why = sum(old or '0', ARGV[from])
     if not total then return {why, key, ''} end
     sums[at], values[key] = total, total
     kinds[key] = 'string'
   elseif name == 'hset' then
-    local known = fields[key] or {}
-    fields[key] = known
-    for i = from, from + count - 1, 2 do known[ARGV[i]] = ARGV[i + 1] end
+    if follows then
+      local known = fields[key] or {}
+      fields[key] = known
+      for i = from, from + count - 1, 2 do known[ARGV[i]] = ARGV[i + 1] end
+    end
     kinds[key] = 'hash'
-  elseif name == 'zadd' then
-    local top = highest[key] or 0
-    for i = from + 1, from + count - 1, 2 do top = math.max(top, tonumber(ARGV[i])) end
-    highest[key] = top
-    kinds[key] = 'zset'
   elseif name == 'zappend' then
     local top = highest[key] or 0
     if held ~= 'none' and not fresh[key] then
@@ -369,7 +334,7 @@ while at <= last do
   elseif name == 'del' then
     values[key], fields[key], highest[key], fresh[key] = nil, nil, 0, true
     kinds[key] = 'none'
-  elseif name == 'hdel' then
+  elseif name == 'hdel' and follows then
     local known = fields[key] or {}
     fields[key] = known
     for i = from, from + count - 1 do known[ARGV[i]] = false end
@@ -390,16 +355,29 @@ local function gone(key)
 end
 
 -- A command with many arguments, in pieces that Lua's stack takes.
-local function pieces(command, key, from, to)
-  if to - from < 2000 then return call(command, key, unpack(ARGV, from, to)) end
+local function pieces(command, key, arguments, from, to)
+  if to - from < 2000 then return call(command, key, unpack(arguments, from, to)) end
   local total = 0
-  for i = from, to, 2000 do total = total + call(command, key, unpack(ARGV, i, math.min(i + 1999, to))) end
+  for i = from, to, 2000 do total = total + call(command, key, unpack(arguments, i, math.min(i + 1999, to))) end
   return total
 end
-"""
-    + _LOOK
-    + """
-local replies, number = {}, 0
+
+-- What is kept and returned: each reply as RESP, without the end of the line.
+local kept, size, number = {}, 1, 0
+local function keep(value)
+  size = size + 1
+  if type(value) == 'string' then
+    kept[size] = '$' .. #value .. '\\r\\n' .. value
+  elseif type(value) == 'number' then
+    kept[size] = ':' .. value
+  elseif not value then
+    kept[size] = '$-1'
+  else
+    kept[size] = '*' .. #value
+    for i = 1, #value do keep(value[i]) end
+  end
+end
+
 at = first
 while at <= last do
   local name, key, count = ARGV[at], KEYS[tonumber(ARGV[at + 1])], tonumber(ARGV[at + 2])
@@ -407,32 +385,29 @@ while at <= last do
   local to = from + count - 1
   local reply
   if name == 'hincrby' then
-    local totals, middle = sums[at], count / 2
-    for i = 1, middle, 1000 do
-      local entries, size = {}, 0
-      for j = i, math.min(i + 999, middle) do
-        entries[size + 1], entries[size + 2] = ARGV[from + j - 1], totals[j]
-        size = size + 2
-      end
-      call('HSET', key, unpack(entries))
-    end
+    local entries = sums[at]
+    pieces('HSET', key, entries, 1, #entries)
     alive[key] = true
+    local totals = {}
+    for i = 2, #entries, 2 do totals[i / 2] = entries[i] end
     reply = table.concat(totals, ' ')
   elseif name == 'zadd' then
     alive[key] = true
     if ARGV[from] == '' then
-      reply = pieces('ZADD', key, from + 1, to)
+      reply = pieces('ZADD', key, ARGV, from + 1, to)
     elseif count < 2000 then
       reply = call('ZADD', key, unpack(ARGV, from, to))
     else
       reply = 0
       for i = from + 1, to, 2 do reply = reply + call('ZADD', key, ARGV[from], ARGV[i], ARGV[i + 1]) end
     end
+    if sizes[key] then sizes[key] = sizes[key] + reply end
   elseif name == 'ztrim' then
-    local surplus = call('ZCARD', key) - tonumber(ARGV[from])
+    local surplus = (sizes[key] or call('ZCARD', key)) - tonumber(ARGV[from])
     reply = 0
     if surplus > 0 then
       reply = call('ZREMRANGEBYRANK', key, 0, surplus - 1)
+      sizes[key] = nil
       gone(key)
     end
   elseif name == 'set' then
@@ -444,33 +419,36 @@ while at <= last do
       call('SET', key, revision .. ' ' .. ARGV[from], 'PX', ttl)
       expires[key] = tonumber(ttl)
     end
+    sizes[key] = nil
     alive[key] = true
     reply = revision
   elseif name == 'hset' then
     alive[key] = true
-    reply = pieces('HSET', key, from, to)
+    reply = pieces('HSET', key, ARGV, from, to)
   elseif name == 'zappend' then
     alive[key] = true
     local newest = call('ZREVRANGE', key, 0, 0, 'WITHSCORES')
-    local score = math.max(tonumber(newest[2] or '0'), -SCORE_MAX)
+    local score, added = math.max(tonumber(newest[2] or '0'), -SCORE_MAX), 0
     for i = from, to do
       score = score + 1
-      call('ZADD', key, string.format('%.17g', score), ARGV[i])
+      added = added + call('ZADD', key, string.format('%.17g', score), ARGV[i])
     end
+    if sizes[key] then sizes[key] = sizes[key] + added end
     reply = string.format('%.17g', score)
   elseif name == 'vincrby' then
     call('SET', key, revision .. ' ' .. sums[at], 'KEEPTTL')
     alive[key] = true
     reply = sums[at]
-    if type(reply) == 'number' then reply = string.format('%.0f', reply) end
   elseif name == 'del' then
     reply = call('DEL', key)
+    sizes[key] = nil
     alive[key], expires[key] = false, false
   elseif name == 'hdel' then
-    reply = pieces('HDEL', key, from, to)
+    reply = pieces('HDEL', key, ARGV, from, to)
     if reply > 0 then gone(key) end
   elseif name == 'zrem' then
-    reply = pieces('ZREM', key, from, to)
+    reply = pieces('ZREM', key, ARGV, from, to)
+    sizes[key] = nil
     if reply > 0 then gone(key) end
   elseif name == 'expire' then
     reply = call('EXISTS', key)
@@ -483,14 +461,20 @@ while at <= last do
         expires[key] = tonumber(ARGV[from])
       end
     end
+  elseif name == 'vget' then
+    reply = call('GET', key)
+  elseif name == 'vversion' then
+    reply = version(key)
+  elseif name == 'ttl' then
+    reply = call('PTTL', key)
   else
-    reply = look(name, key, from)
+    -- What only reads is called as its command.
+    reply = call(name, key, unpack(ARGV, from, to))
   end
   number = number + 1
-  replies[number] = reply
+  keep(reply)
   at = to + 1
 end
-if ARGV[1] == 'r' then return {'done', replies} end
 
 -- The index of keys
 
@@ -529,26 +513,10 @@ end
 
 -- The memory of the writer
 
-if slot ~= '' then
-  local kept, size = {ARGV[last + 2] .. ' ' .. digest .. ' *' .. number}, 1
-  local function keep(value)
-    size = size + 1
-    if type(value) == 'string' then
-      kept[size] = '$' .. #value .. '\\r\\n' .. value
-    elseif type(value) == 'number' then
-      kept[size] = ':' .. value
-    elseif not value then
-      kept[size] = '$-1'
-    else
-      kept[size] = '*' .. #value
-      for i = 1, #value do keep(value[i]) end
-    end
-  end
-  for i = 1, number do keep(replies[i]) end
-  kept[size + 1] = ''
-  call('HSET', KEYS[4], slot, table.concat(kept, '\\r\\n'))
-  call('PEXPIRE', KEYS[4], TOKEN_MEMORY)
-end
-return {'done', replies}
+kept[1] = '*' .. number
+kept[size + 1] = ''
+local text = table.concat(kept, '\\r\\n')
+if sequence ~= '' then call('SET', KEYS[4], sequence .. ' ' .. digest .. ' ' .. text, 'PX', TOKEN_MEMORY) end
+return text
 """
 )

@@ -4,11 +4,22 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
-from empathy_kv.errors import NotApplied, OutcomeUnknown, WrongTypeError
-from empathy_kv.kv.operations import Batch, Name, Reply, Settle, Token, named, number, text
-from empathy_kv.kv.redis.commands import FORMS, Layout, answer, looked_up, page, plain, read, settled, written
+from empathy_kv.errors import NotApplied, OutcomeUnknown
+from empathy_kv.kv.operations import Batch, Get, Name, Reply, Settle, Token, named, number, text
+from empathy_kv.kv.redis.commands import (
+    Layout,
+    kind_of,
+    looked_up,
+    page,
+    parsed,
+    read,
+    require_done,
+    settled,
+    written,
+    wrong,
+)
 from empathy_kv.kv.redis.execution import Execution
 from empathy_kv.kv.redis.topology import Talk, Topology
 
@@ -34,36 +45,50 @@ class Server:
             return (yield from self._write(batch, layout, batch.token))
         if batch.checks:
             return (yield from self._write(batch, layout, None))
-        if len(operations) == 1:
-            call = plain(operations[0], layout)  # type: ignore[arg-type]  # a Settle writes
-            if call is not None:
-                try:
-                    reply = yield from self._execution.perform(call)
-                except WrongTypeError:
-                    pass  # It does not say what the key holds; the script does.
-                else:
-                    return [FORMS[type(operations[0])].reply(operations[0], reply)]  # type: ignore[index]
-        elif not operations:
+        if not operations:
             return []
         said = yield from self._execution.perform(looked_up(batch, layout))
-        return read(batch, answer(batch, layout, said, None))
+        return (yield from self._seen(batch, layout, said))
 
     def several(self, batches: Sequence[Batch]) -> Talk[list[list[Reply]]]:
         """Do batches that only read, in one round trip, and return their replies."""
         layouts = [self._layout(batch.namespace) for batch in batches]
         calls = [looked_up(batch, layout) for batch, layout in zip(batches, layouts, strict=True)]
-        said = yield from self._execution.several(calls)
-        return [
-            read(batch, answer(batch, layout, one, None))
-            for batch, layout, one in zip(batches, layouts, said, strict=True)
+        all_said = yield from self._execution.several(calls)
+        replies = []
+        for batch, layout, said in zip(batches, layouts, all_said, strict=True):
+            replies.append((yield from self._seen(batch, layout, said)))
+        return replies
+
+    def _seen(self, batch: Batch, layout: Layout, said: Any) -> Talk[list[Reply]]:
+        """Return the replies of a batch that only reads."""
+        if len(batch.operations) == 1:
+            if not isinstance(said, Exception):
+                return read(batch, [said])
+            said = [said]
+        # An error does not say what the key holds, and MGET has none for what is no value.
+        doubtful = [
+            operation
+            for operation, reply in zip(batch.operations, said, strict=True)
+            if isinstance(reply, Exception) or (reply is None and type(operation) is Get)
         ]
+        if not doubtful:
+            return read(batch, said)
+        kinds = yield from self._execution.several([kind_of(operation.key, layout) for operation in doubtful])  # type: ignore[union-attr]  # a Settle writes
+        for operation, kind in zip(doubtful, kinds, strict=True):
+            if kind not in (b"none", operation.kind.encode()):  # type: ignore[union-attr]  # one of any kind has no error
+                raise wrong(operation.key, kind.decode())  # type: ignore[union-attr]
+        if any(isinstance(reply, Exception) for reply in said):
+            return (yield from self.execute(batch))  # It is another key by now.
+        return read(batch, said)
 
     def _write(self, batch: Batch, layout: Layout, token: Token | None) -> Talk[list[Reply]]:
         call = written(batch, layout, token)
         while True:
             try:
                 said = yield from self._execution.perform(call)
-                return read(batch, answer(batch, layout, said, token))
+                require_done(said, batch, layout, token)
+                return read(batch, parsed(said))
             except NotApplied:
                 if token is None or not call.doubtful:
                     raise
@@ -81,8 +106,8 @@ class Server:
 
     def _settle(self, token: Token, layout: Layout) -> Talk[bool]:
         said = yield from self._execution.perform(settled(token, layout))
-        (applied,) = answer(Batch(token.namespace, ()), layout, said, token)
-        return bool(applied)
+        require_done(said, Batch(token.namespace, ()), layout, token)
+        return bool(said)
 
     def page(self, namespace: Name, after: bytes | None) -> Talk[tuple[list[str], bytes | None]]:
         """Return some keys of a namespace, and what to go on after, None if these were the last."""
