@@ -11,6 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from empathy_kv.agent import EmpathyConfig, EmpathyOS, Response
+    from empathy_kv.async_store import (
+        AsyncCollection,
+        AsyncMetricsCollector,
+        AsyncPatternLibrary,
+        AsyncStateManager,
+        AsyncStore,
+    )
     from empathy_kv.collection import Collection
     from empathy_kv.errors import (
         ArgumentError,
@@ -43,13 +50,18 @@ if TYPE_CHECKING:
     from empathy_kv.persistence import PatternPersistence
     from empathy_kv.records import CollaborationState, Interaction, Pattern, PatternMatch
     from empathy_kv.states import StateManager
-    from empathy_kv.store import Store, connect
+    from empathy_kv.store import Store, connect, connect_async
 
 __version__ = "0.1.0"
 
 __all__ = [
     "ArgumentError",
     "ArgumentTypeError",
+    "AsyncCollection",
+    "AsyncMetricsCollector",
+    "AsyncPatternLibrary",
+    "AsyncStateManager",
+    "AsyncStore",
     "CheckError",
     "ClosedError",
     "CodecError",
@@ -86,17 +98,25 @@ __all__ = [
     "UnavailableError",
     "WrongTypeError",
     "connect",
+    "connect_async",
 ]
 
 _HOMES = {
     "agent": ("EmpathyConfig", "EmpathyOS", "Response"),
+    "async_store": (
+        "AsyncCollection",
+        "AsyncMetricsCollector",
+        "AsyncPatternLibrary",
+        "AsyncStateManager",
+        "AsyncStore",
+    ),
     "collection": ("Collection",),
     "metrics": ("MetricsCollector",),
     "pattern_library": ("PatternLibrary",),
     "persistence": ("PatternPersistence",),
     "records": ("CollaborationState", "Interaction", "Pattern", "PatternMatch"),
     "states": ("StateManager",),
-    "store": ("Store", "connect"),
+    "store": ("Store", "connect", "connect_async"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 

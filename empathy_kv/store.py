@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeVar
 from urllib.parse import unquote, urlsplit
 
+from attrs import frozen
+
 from empathy_kv.collection import Collection
-from empathy_kv.errors import ArgumentError, ArgumentTypeError, DamagedError
+from empathy_kv.errors import ArgumentError, DamagedError
 from empathy_kv.kv.interface import KV
-from empathy_kv.kv.operations import number, text
+from empathy_kv.kv.operations import integer, number, text
 from empathy_kv.metrics import HISTORY, MetricsCollector
 from empathy_kv.pattern_library import PatternLibrary
 from empathy_kv.shared_patterns import SharedPatterns
 from empathy_kv.states import StateManager
 
 if TYPE_CHECKING:
-    from redis import Redis
+    from redis import Redis, RedisCluster
+    from redis.asyncio import Redis as AsyncRedis
+    from redis.asyncio import RedisCluster as AsyncRedisCluster
+
+    from empathy_kv.async_store import AsyncStore
+    from empathy_kv.kv.asynchronous import AsyncKV
 
 T = TypeVar("T")
+E = TypeVar("E")
 
 DEFAULT_URL = "file:.empathy"
 
@@ -75,11 +82,12 @@ class Store:
 
 
 def connect(
-    target: str | KV | Redis | None = None,
+    target: str | KV | Redis | RedisCluster | None = None,
     *,
     durability: Literal["fsync", "os"] = "fsync",
     timeout: float = 5.0,
     prefix: str = "empathy",
+    replicas: int = 0,
     history_limit: int = HISTORY,
 ) -> Store:
     """Open a store.
@@ -89,47 +97,103 @@ def connect(
     - `memory:` keeps everything in this process, and nothing after it
     - `file:DIR` keeps JSON files in a directory, which the first write makes; many processes may use it
     - `redis://host:port/db`, `rediss://...`, `unix:///path` use a Redis or Valkey server
+    - `redis+sentinel://host:port,host:port/service/db` uses the master of a Sentinel group
+    - `redis+cluster://host:port,host:port` uses a Redis Cluster
 
     or an engine, or a client of redis-py or fakeredis, which stays the caller's to close.
 
     `durability` is that of files: "fsync" survives a power cut once a write returned, "os" the end of the process.
     `timeout`: seconds that a call may take, for a lock or a server. `prefix` keeps applications on one server or
-    directory apart. `history_limit`: how many interactions of a user the metrics keep one by one; counters are for
-    ever.
+    directory apart. `replicas`: on a server, how many replicas must have a write before it returns.
+    `history_limit`: how many interactions of a user the metrics keep one by one; counters are for ever.
     """
-    if target is None:
-        target = os.environ.get("EMPATHY_KV_URL") or DEFAULT_URL
+    settings = _settings(durability, timeout, prefix, replicas)
+    if isinstance(target, KV):
+        kv = target
+    elif target is None or isinstance(target, str):
+        kv = _opened(target, settings)
+    else:
+        from empathy_kv.kv.redis import RedisKV
+
+        kv = RedisKV.from_client(target, **settings.server)
+    return Store(kv, history_limit=history_limit)
+
+
+async def connect_async(
+    target: str | AsyncKV | AsyncRedis | AsyncRedisCluster | None = None,
+    *,
+    durability: Literal["fsync", "os"] = "fsync",
+    timeout: float = 5.0,
+    prefix: str = "empathy",
+    replicas: int = 0,
+    history_limit: int = HISTORY,
+) -> AsyncStore:
+    """Open a store for use in an event loop; as `connect`.
+
+    A client is one of redis.asyncio, or of fakeredis. Calls on files are made in threads.
+    """
+    from empathy_kv.async_store import AsyncStore
+    from empathy_kv.kv.asynchronous import AsyncKV, DirectKV, ThreadedKV
+
+    settings = _settings(durability, timeout, prefix, replicas)
+    kv: AsyncKV
+    if isinstance(target, AsyncKV):
+        kv = target
+    elif target is None or isinstance(target, str):
+        url, scheme = _scheme(target)
+        if scheme in REDIS:
+            from empathy_kv.kv.redis import AsyncRedisKV
+
+            kv = _named(AsyncRedisKV.from_url, url, settings)
+        elif scheme == "memory":
+            kv = DirectKV(_opened(url, settings))
+        else:
+            kv = ThreadedKV(_opened(url, settings))
+    else:
+        from empathy_kv.kv.redis import AsyncRedisKV
+
+        kv = AsyncRedisKV.from_client(target, **settings.server)
+    return AsyncStore(kv, history_limit=history_limit)
+
+
+@frozen
+class _Settings:
+    """What a store is opened with. `server`: what an engine on a server takes."""
+
+    durability: Literal["fsync", "os"]
+    server: dict[str, Any]
+
+
+def _settings(durability: Literal["fsync", "os"], timeout: float, prefix: str, replicas: int) -> _Settings:
     if durability not in ("fsync", "os"):
         raise ArgumentError(f"durability must be 'fsync' or 'os', not {durability!r}", argument="durability")
     text(prefix, "prefix", 128)
     number(timeout, "timeout", 0.001, 3600.0)
-    options: dict[str, Any] = {"timeout": timeout, "prefix": prefix}
-    if isinstance(target, KV):
-        kv = target
-    elif isinstance(target, str):
-        scheme = target.partition(":")[0].lower() if ":" in target else ""
-        opener = _OPENERS.get(scheme)
-        if opener is None:
-            # Not the URL itself: it may hold a password.
-            raise ArgumentError(
-                f"target must be a URL that begins with one of {', '.join(f'{name}:' for name in _OPENERS)}; "
-                f"a directory is file:DIR",
-                argument="target",
-            )
-        kv = opener(target, durability, options)
-    elif hasattr(target, "connection_pool") and not inspect.iscoroutinefunction(target.execute_command):
-        from empathy_kv.kv.redis import RedisKV
+    integer(replicas, "replicas", 0, 1000)
+    return _Settings(durability, {"timeout": timeout, "prefix": prefix, "replicas": replicas})
 
-        kv = RedisKV.from_client(target, **options)
-    else:
-        raise ArgumentTypeError(
-            f"target must be a URL, an engine or a Redis client that is not of asyncio, not {type(target).__name__}",
+
+def _scheme(target: str | None) -> tuple[str, str]:
+    url = (os.environ.get("EMPATHY_KV_URL") or DEFAULT_URL) if target is None else target
+    scheme = url.partition(":")[0].lower() if ":" in url else ""
+    if scheme not in _OPENERS:
+        # Not the URL itself: it may hold a password.
+        raise ArgumentError(
+            f"target must be a URL that begins with one of {', '.join(f'{name}:' for name in _OPENERS)}; "
+            f"a directory is file:DIR",
             argument="target",
         )
-    return Store(kv, history_limit=history_limit)
+    return url, scheme
 
 
-def _memory(url: str, durability: str, options: dict[str, Any]) -> KV:  # noqa: ARG001 - as the others
+def _opened(target: str | None, settings: _Settings) -> KV:
+    url, scheme = _scheme(target)
+    if settings.server["replicas"] and scheme not in REDIS:
+        raise ArgumentError(f"replicas must be 0: {scheme}: has none", argument="replicas")
+    return _OPENERS[scheme](url, settings)
+
+
+def _memory(url: str, settings: _Settings) -> KV:  # noqa: ARG001 - as the others
     from empathy_kv.kv.memory import MemoryKV
 
     if url[len("memory:") :].strip("/"):
@@ -137,7 +201,7 @@ def _memory(url: str, durability: str, options: dict[str, Any]) -> KV:  # noqa: 
     return MemoryKV()
 
 
-def _files(url: str, durability: str, options: dict[str, Any]) -> KV:
+def _files(url: str, settings: _Settings) -> KV:
     from empathy_kv.export import destination
     from empathy_kv.kv.files import FilesKV
 
@@ -151,22 +215,32 @@ def _files(url: str, durability: str, options: dict[str, Any]) -> KV:
         directory = destination(path)
     except ArgumentError:
         raise ArgumentError("target must name a directory, as file:.empathy", argument="target") from None
-    return FilesKV(directory, durability=durability, **options)  # type: ignore[arg-type]
+    return FilesKV(
+        directory,
+        durability=settings.durability,
+        timeout=settings.server["timeout"],
+        prefix=settings.server["prefix"],
+    )
 
 
-def _redis(url: str, durability: str, options: dict[str, Any]) -> KV:  # noqa: ARG001 - as the others
+def _redis(url: str, settings: _Settings) -> KV:
     from empathy_kv.kv.redis import RedisKV
 
+    return _named(RedisKV.from_url, url, settings)
+
+
+def _named(from_url: Callable[..., E], url: str, settings: _Settings) -> E:
     try:
-        return RedisKV.from_url(url, **options)
+        return from_url(url, **settings.server)
     except ArgumentError as error:
         raise ArgumentError(str(error).replace("url", "target", 1), argument="target") from None
 
 
-_OPENERS: dict[str, Callable[[str, str, dict[str, Any]], KV]] = {
+REDIS: Final = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster")
+"""The schemes of a URL that names a server."""
+
+_OPENERS: Final[dict[str, Callable[[str, _Settings], KV]]] = {
     "memory": _memory,
     "file": _files,
-    "redis": _redis,
-    "rediss": _redis,
-    "unix": _redis,
+    **dict.fromkeys(REDIS, _redis),
 }

@@ -11,10 +11,12 @@ import fakeredis
 import pytest
 from attrs import field, frozen
 
+from empathy_kv.kv.asynchronous import DirectKV, ThreadedKV
 from empathy_kv.kv.files import FilesKV
 from empathy_kv.kv.interface import KV
 from empathy_kv.kv.memory import MemoryKV
-from empathy_kv.kv.redis import RedisKV
+from empathy_kv.kv.redis import AsyncRedisKV, RedisKV
+from empathy_kv.testing.blocking import BlockingKV
 
 
 @frozen
@@ -43,6 +45,12 @@ def _fakeredis(place: Place) -> KV:
     return RedisKV.from_client(place.client, prefix=place.prefix)
 
 
+def _fakeredis_async(place: Place) -> KV:
+    assert place.client is not None
+    server = place.client.connection_pool.connection_kwargs["server"]
+    return BlockingKV(lambda: AsyncRedisKV.from_client(fakeredis.FakeAsyncRedis(server=server), prefix=place.prefix))
+
+
 ENGINES: Final[Mapping[str, Engine]] = {
     "memory": Engine(lambda place: MemoryKV()),
     "files": Engine(lambda place: FilesKV(place.directory, durability="os"), reopens=True, shares=True),
@@ -50,6 +58,19 @@ ENGINES: Final[Mapping[str, Engine]] = {
     "fakeredis": Engine(_fakeredis, reopens=True, shares=True),
     "redis": Engine(
         lambda place: RedisKV.from_url(place.url, prefix=place.prefix, timeout=10.0),
+        reopens=True,
+        shares=True,
+        server=True,
+    ),
+    "memory, asyncio": Engine(lambda place: BlockingKV(lambda: DirectKV(MemoryKV()))),
+    "files, asyncio": Engine(
+        lambda place: BlockingKV(lambda: ThreadedKV(FilesKV(place.directory, durability="os"))),
+        reopens=True,
+        shares=True,
+    ),
+    "fakeredis, asyncio": Engine(_fakeredis_async, reopens=True, shares=True),
+    "redis, asyncio": Engine(
+        lambda place: BlockingKV(lambda: AsyncRedisKV.from_url(place.url, prefix=place.prefix, timeout=10.0)),
         reopens=True,
         shares=True,
         server=True,

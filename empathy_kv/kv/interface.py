@@ -13,10 +13,22 @@ import secrets
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from types import TracebackType
-from typing import Any, ClassVar, Concatenate, Literal, ParamSpec, Self, TypeAlias, TypeVar, cast
+from typing import (
+    Any,
+    ClassVar,
+    Concatenate,
+    Literal,
+    ParamSpec,
+    Protocol,
+    Self,
+    TypeAlias,
+    TypeVar,
+    cast,
+    overload,
+)
 
 from attrs import frozen
 
@@ -50,6 +62,7 @@ from empathy_kv.kv.operations import (
     ZRem,
     ZScore,
     ZTrim,
+    named,
 )
 
 P = ParamSpec("P")
@@ -59,11 +72,8 @@ Steps: TypeAlias = Generator[Any, Any, R]
 """A piece of domain code: it yields batches (or what else its engine executes), is sent replies, and returns an R."""
 
 
-class KV(ABC):
-    """An engine. Abstract: `execute`, `keys`, `close`. Derived from them: everything else.
-
-    An engine may be used by many threads at once.
-    """
+class Writer:
+    """What engines of both kinds are: a writer, which numbers its writes."""
 
     shards: ClassVar[int] = 1
     """Over how many namespaces a new store spreads what must scale past one; above 1 where each has its own place."""
@@ -72,6 +82,21 @@ class KV(ABC):
         self._tokens = Tokens()
         self._certain = False
         """Whether no write of this engine ends in `OutcomeUnknown`, so that none needs a token of this writer."""
+
+    def token(self, *name: str) -> Token:
+        """Return a new token for one write to a namespace, to be given to its `execute`.
+
+        Whoever makes a write with a token of his own can find out what became of it, whatever happened meanwhile: by
+        `settle(token)`, or by the same write again. A token that was not settled is remembered until it is too old.
+        """
+        return self._tokens.take(named(name))
+
+
+class KV(Writer, ABC):
+    """An engine. Abstract: `execute`, `keys`, `close`. Derived from them: everything else.
+
+    An engine may be used by many threads at once.
+    """
 
     @abstractmethod
     def execute(self, batch: Batch) -> list[Reply]:
@@ -95,7 +120,7 @@ class KV(ABC):
     def close(self) -> None:
         """Give back what the engine holds. Closing twice is no error; using it afterwards is a `ClosedError`."""
 
-    def checkpoint(self) -> None:  # noqa: B027 - most engines have nothing to do
+    def checkpoint(self) -> None:
         """Bring everything that is committed to where it stays: on files, from the journals into the documents.
 
         No write is lost without it. Nothing to do is no error.
@@ -180,6 +205,8 @@ class Tokens:
 
     def give(self, token: Token) -> None:
         """Take the slot back. A token of another writer, or one that was given back before, is none of ours."""
+        if os.getpid() != self._process:
+            return  # Nor is one of the parent, whose thread may have held the lock.
         with self._lock:
             if token.session == self._session and self._taken.get(token.slot) == token.sequence:
                 del self._taken[token.slot]
@@ -199,8 +226,14 @@ class Namespace:
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(map(repr, self.name))})"
 
-    def _do(self, operation: Operation) -> Reply:
-        return self._kv.commit(Batch.of(self.name, operation))[0]
+    # All of the methods below end in one of these two, so those of an AsyncNamespace are the same functions.
+
+    def _do(self, operation: Operation, *checks: Check) -> Reply:
+        batch = Batch(self.name, (operation,), checks) if checks else Batch.of(self.name, operation)
+        return self._kv.commit(batch)[0]
+
+    def _all(self, batch: Batch) -> list[Reply]:
+        return self._kv.commit(batch)
 
     def get(self, key: str) -> bytes | None:
         """Return the value, None if it is absent."""
@@ -219,10 +252,8 @@ class Namespace:
         `ttl`: seconds or a timedelta; None is for ever. `expected_version`: store it only if the key has this version
         (0: only if it is absent), else raise `CheckError`.
         """
-        operation = Set(key, value, ttl)
-        if expected_version is None:
-            return cast(int, self._do(operation))
-        return cast(int, self._kv.commit(Batch(self.name, (operation,), (Check(key, expected_version),)))[0])
+        checks = () if expected_version is None else (Check(key, expected_version),)
+        return cast(int, self._do(Set(key, value, ttl), *checks))
 
     def delete(self, key: str) -> bool:
         """Remove the key and return whether it was there."""
@@ -308,18 +339,17 @@ class Namespace:
 
     def execute(self, *operations: Operation, checks: Iterable[Check] = (), token: Token | None = None) -> list[Reply]:
         """Execute operations as one batch and return their replies in order."""
-        return self._kv.commit(Batch(self.name, operations, tuple(checks), token))
+        return self._all(Batch(self.name, operations, tuple(checks), token))
 
     def batch(self) -> BatchBuilder:
         """Collect operations in a `with` block; they are executed together at its end, or not at all if it raises."""
         return BatchBuilder(self)
 
 
-class BatchBuilder:
+class Collected:
     """Operations that will be one batch. `replies` is theirs, in order, once the `with` block was left."""
 
-    def __init__(self, namespace: Namespace) -> None:
-        self._namespace = namespace
+    def __init__(self) -> None:
         self._operations: list[Operation] = []
         self._checks: list[Check] = []
         self.replies: list[Reply] = []
@@ -382,6 +412,14 @@ class BatchBuilder:
         """Add a `ZTrim`."""
         return self.add(ZTrim(key, keep))
 
+
+class BatchBuilder(Collected):
+    """What `Namespace.batch()` gives."""
+
+    def __init__(self, namespace: Namespace) -> None:
+        super().__init__()
+        self._namespace = namespace
+
     def __enter__(self) -> Self:
         return self
 
@@ -430,11 +468,28 @@ def asked(kv: KV, request: Keys | Several) -> list[Any]:
     return list(kv.keys(request.namespace)) if isinstance(request, Keys) else kv.several(request.batches)
 
 
-def method(function: Callable[Concatenate[Any, P], Steps[R]]) -> Callable[Concatenate[Any, P], R]:
-    """Make an ordinary method of a generator function of the domain: same name, arguments and docstring.
+class Asynchronous:
+    """The base of what is used in an event loop: the methods of the domain are coroutines there."""
+
+
+class Method(Protocol[P, R]):
+    """A method of a domain class: a coroutine on what is `Asynchronous`, an ordinary method on others."""
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> Method[P, R]: ...
+
+    @overload
+    def __get__(self, instance: Asynchronous, owner: type | None = None) -> Callable[P, Coroutine[Any, Any, R]]: ...
+
+    @overload
+    def __get__(self, instance: object, owner: type | None = None) -> Callable[P, R]: ...
+
+
+def method(function: Callable[Concatenate[Any, P], Steps[R]]) -> Method[P, R]:
+    """Make a method of a generator function of the domain: same name, arguments and docstring.
 
     The class that gets it has the rules in `_rules` and the driver in `_run`. That is all a domain class has, so the
-    rules stand once for every way of running them.
+    rules stand once for every way of running them: with a driver of coroutines, the same method returns one.
     """
 
     @functools.wraps(function)
@@ -442,4 +497,4 @@ def method(function: Callable[Concatenate[Any, P], Steps[R]]) -> Callable[Concat
         result: R = self._run(function(self._rules, *args, **kwargs))
         return result
 
-    return cast(Callable[Concatenate[Any, P], R], call)
+    return cast(Method[P, R], call)

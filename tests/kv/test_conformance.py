@@ -50,5 +50,21 @@ class TestRedis(Conformance, engine="redis"):
     pass
 
 
+class TestMemoryAsyncio(Conformance, engine="memory, asyncio"):
+    pass
+
+
+class TestFilesAsyncio(Conformance, engine="files, asyncio"):
+    pass
+
+
+class TestFakeredisAsyncio(Conformance, engine="fakeredis, asyncio"):
+    pass
+
+
+class TestRedisAsyncio(Conformance, engine="redis, asyncio"):
+    pass
+
+
 def test_the_list_of_hostile_texts_has_no_two_alike() -> None:
     assert len(HOSTILE) == len(set(HOSTILE)) >= 300

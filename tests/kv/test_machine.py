@@ -25,6 +25,10 @@ SIZES: Final = {"fast": (50, 20), "default": (500, 50), "nightly": (5000, 100)}
 """How many runs, and how many steps each."""
 
 
+THREADS: Final = ("memory", "files", "fakeredis", "redis")
+EVENT_LOOPS: Final = tuple(f"{name}, asyncio" for name in THREADS)
+
+
 PARTS: Final = 4
 """In how many tests, which can run side by side."""
 
@@ -78,8 +82,11 @@ def run(engines: Mapping[str, Callable[[], Opened]], share: int) -> None:
     )
 
 
+@pytest.mark.parametrize("names", [THREADS, EVENT_LOOPS], ids=["threads", "asyncio"])
 @pytest.mark.parametrize("part", range(PARTS))
-def test_all_engines_agree_with_the_model(part: int, request: pytest.FixtureRequest, directory: Path) -> None:
+def test_all_engines_agree_with_the_model(
+    part: int, names: tuple[str, ...], request: pytest.FixtureRequest, directory: Path
+) -> None:
     url = request.getfixturevalue("redis_server").url
     numbers = itertools.count()
 
@@ -95,7 +102,6 @@ def test_all_engines_agree_with_the_model(part: int, request: pytest.FixtureRequ
 
         return fresh
 
-    names = ("memory", "files", "fakeredis", "redis")
     run({name: opened(ENGINES[name]) for name in names}, PARTS)
 
 

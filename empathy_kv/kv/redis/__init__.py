@@ -1,5 +1,5 @@
-"""The engine on a Redis or Valkey server."""
+"""Redis and Valkey as engines."""
 
-from empathy_kv.kv.redis.engine import RedisKV
+from empathy_kv.kv.redis.engine import AsyncRedisKV, RedisKV
 
-__all__ = ["RedisKV"]
+__all__ = ["AsyncRedisKV", "RedisKV"]

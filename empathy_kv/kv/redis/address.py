@@ -27,8 +27,6 @@ from redis.retry import Retry
 from empathy_kv.errors import ArgumentError, ArgumentTypeError
 from empathy_kv.kv.redis.topology import Cluster, Node, Sentinel, Single, Topology
 
-SCHEMES: Final = (*("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster"),)
-
 _FORGOTTEN: Final = (
     *("retry", "retry_on_timeout", "retry_on_error", "health_check_interval", "socket_timeout"),
     *("socket_connect_timeout", "decode_responses", "protocol", "parser_class", "max_connections"),
@@ -64,8 +62,8 @@ def from_url(url: str, *, asynchronous: bool) -> Topology:
 def _parsed(url: str, asynchronous: bool) -> Topology:
     scheme, colon, rest = url.partition(":")
     scheme, _, part = scheme.lower().partition("+")
-    if f"{scheme}+{part}".strip("+") not in SCHEMES:
-        raise ValueError(scheme)
+    if part not in ("", "sentinel", "cluster"):
+        raise ValueError(part)
     if not part:
         settings = _read(f"{scheme}{colon}{rest}", asynchronous)
         address = settings.get("path") or (settings.get("host", "localhost"), settings.get("port", 6379))

@@ -79,7 +79,7 @@ class Connections:
         if os.getpid() != self._process:
             self._idle, self._process = defaultdict(deque), os.getpid()
         if self._closed:
-            raise ClosedError("the store is closed")
+            raise Lost(ClosedError("the store is closed"), sent=False)
         idle = self._idle[step.node]
         connection = self._taken(step, idle)
         try:

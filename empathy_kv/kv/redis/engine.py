@@ -1,14 +1,16 @@
-"""A Redis or Valkey server, a Sentinel group or a Cluster as an engine, with blocking calls."""
+"""A Redis or Valkey server, a Sentinel group or a Cluster as an engine: with blocking calls, and in an event loop."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any, ClassVar, Self
 
+from empathy_kv.kv.asynchronous import AsyncKV
 from empathy_kv.kv.interface import KV
 from empathy_kv.kv.operations import Batch, Name, Reply
 from empathy_kv.kv.redis import address
 from empathy_kv.kv.redis.connections import Connections
+from empathy_kv.kv.redis.multiplexed import Multiplexed
 from empathy_kv.kv.redis.server import Server
 from empathy_kv.kv.redis.topology import Topology
 
@@ -62,3 +64,48 @@ class RedisKV(KV):
 
     def close(self) -> None:
         self._connections.close()
+
+
+class AsyncRedisKV(AsyncKV):
+    """The same in an event loop: tasks share connections, and what they send at one moment goes out in one piece."""
+
+    shards: ClassVar[int] = 64
+
+    def __init__(self, topology: Topology, *, prefix: str = "empathy", timeout: float = 5.0, replicas: int = 0) -> None:
+        super().__init__()
+        self._server = Server(topology, prefix=prefix, timeout=timeout, replicas=replicas)
+        self._connections = Multiplexed()
+
+    @classmethod
+    def from_url(cls, url: str, *, prefix: str = "empathy", timeout: float = 5.0, replicas: int = 0) -> Self:
+        """Open what a URL names, as `empathy_kv.kv.redis.address` has it. Nothing is sent yet."""
+        topology = address.from_url(url, asynchronous=True)
+        return cls(topology, prefix=prefix, timeout=timeout, replicas=replicas)
+
+    @classmethod
+    def from_client(cls, client: Any, *, prefix: str = "empathy", timeout: float = 5.0, replicas: int = 0) -> Self:
+        """Connect as a client of redis.asyncio's or fakeredis's does; as `RedisKV.from_client`."""
+        topology = address.from_client(client, asynchronous=True)
+        return cls(topology, prefix=prefix, timeout=timeout, replicas=replicas)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(prefix={self._server.prefix!r})"
+
+    async def execute(self, batch: Batch) -> list[Reply]:
+        return await self._connections.run(self._server.execute(batch))
+
+    async def several(self, batches: Sequence[Batch]) -> list[list[Reply]]:
+        return await self._connections.run(self._server.several(batches))
+
+    async def keys(self, namespace: Name) -> AsyncIterator[str]:
+        after: bytes | None = None
+        while True:
+            keys, after = await self._connections.run(self._server.page(namespace, after))
+            for key in keys:
+                yield key
+            if after is None:
+                return
+
+    async def close(self) -> None:
+        await self._finish()
+        await self._connections.close()

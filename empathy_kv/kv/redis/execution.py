@@ -20,6 +20,7 @@ from typing import Any, Final
 import redis
 
 from empathy_kv.errors import (
+    ClosedError,
     EmpathyKVError,
     NotApplied,
     OutcomeUnknown,
@@ -106,11 +107,13 @@ class Execution:
                 node = asked or self.topology.known(call.hash_slot)
                 if node is None:
                     node = yield from self.topology.find(call.hash_slot, patience)
-                reply = yield from self._exchange(call, node, data, patience, asked is not None)
+                reply = yield from self._exchange(call, node, data, patience, deadline - now, asked is not None)
             except Lost as lost:
                 cause: Exception = lost.cause
                 call.doubtful = call.doubtful or (lost.sent and call.writes)
                 waited = isinstance(cause, redis.exceptions.TimeoutError)
+                if isinstance(cause, ClosedError):
+                    raise (self._unknown(call, cause) if call.doubtful else cause) from lost
                 if node is not None:
                     self.topology.forget(node)
                 if lost.sent and not call.repeatable:
@@ -156,12 +159,14 @@ class Execution:
                 pause = min(pause * 2, _LONGEST_PAUSE)
                 now = time.monotonic()
 
-    def _exchange(self, call: Call, node: Node, data: bytes, patience: float, asking: bool) -> Talk[Any]:
+    def _exchange(self, call: Call, node: Node, data: bytes, patience: float, limit: float, asking: bool) -> Talk[Any]:
         """Make one try and return the reply, an error if the server said one or replicas did not confirm."""
         look = call.writes and not self._looked
         wait = self._replicas if call.writes else 0
         if not (asking or wait or look):
-            replies = yield Exchange(node, data, call.count, patience, self._usual(patience), once=not call.repeatable)
+            replies = yield Exchange(
+                node, data, call.count, patience, limit, self._usual(patience), once=not call.repeatable
+            )
             return _outcome(replies)
         pieces = [_ASKING] if asking else []
         pieces.append(data)
@@ -175,6 +180,7 @@ class Execution:
             b"".join(pieces),
             len(pieces) - 1 + call.count,
             patience,
+            limit,
             self._usual(patience),
             alone=bool(wait),
             once=not call.repeatable,
@@ -205,7 +211,13 @@ class Execution:
                 if node is not None:
                     data = b"".join(calls[number].named() for number in numbers)
                     try:
-                        got = yield Exchange(node, data, sum(calls[number].count for number in numbers), self._patience)
+                        got = yield Exchange(
+                            node,
+                            data,
+                            sum(calls[number].count for number in numbers),
+                            self._patience,
+                            self.timeout,
+                        )
                     except Lost:
                         self.topology.forget(node)
                     else:

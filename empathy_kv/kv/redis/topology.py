@@ -41,6 +41,8 @@ class Exchange:
     count: int
     patience: float
     """Seconds to wait for a reply, or for the connection."""
+    limit: float = 3600.0
+    """Seconds to wait for it if other replies still come on the connection, so that nothing seems lost."""
     usual: bool = True
     """Whether that is the patience that all first tries have, so that connections can be shared."""
     alone: bool = False
