@@ -10,6 +10,7 @@ import importlib.util
 import random
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -100,11 +101,7 @@ class RedisServer:
         """Start, or start again after kill(): with the same port and directory."""
         with (self.directory / "log").open("w") as log:
             self.process = subprocess.Popen(
-                [
-                    *(self.path, "--bind", "127.0.0.1", "--port", str(self.port), "--unixsocket", "redis.sock"),
-                    *("--daemonize", "no", "--dir", str(self.directory), "--save", "", "--appendonly", "no"),
-                    *self.options,
-                ],
+                self.command(),
                 cwd=self.directory,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -123,6 +120,14 @@ class RedisServer:
                 self.kill()
                 raise RuntimeError(f"{self.path} did not start:\n{self.log()}")
             time.sleep(0.005)
+
+    def command(self) -> list[str]:
+        """What it is started with."""
+        return [
+            *(self.path, "--bind", "127.0.0.1", "--port", str(self.port), "--unixsocket", "redis.sock"),
+            *("--daemonize", "no", "--dir", str(self.directory), "--save", "", "--appendonly", "no"),
+            *self.options,
+        ]
 
     def _answers(self) -> bool:
         # Asked by way of the socket file, which is certainly ours; the server opens it after the port.
@@ -147,6 +152,17 @@ class RedisServer:
 
     def log(self) -> str:
         return (self.directory / "log").read_text(errors="replace")
+
+    def ask(self, *words: object) -> str:
+        """The first line of what it answers to a command."""
+        return self._ask(" ".join(map(str, words)).encode()).decode().strip()
+
+    def freeze(self) -> None:
+        """Stop it without closing its connections, as a long pause does, until thaw()."""
+        self.process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self.process.send_signal(signal.SIGCONT)
 
     def kill(self) -> None:
         """End it with SIGKILL, as a crash does. Its files stay, for start()."""
