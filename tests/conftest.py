@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 import pytest
+from groups import Cluster, SentinelGroup, cluster, sentinel_group
 from hypothesis import HealthCheck, settings
 from servers import RedisServer, find_redis
 
@@ -33,6 +34,24 @@ def redis_server() -> Iterator[RedisServer]:
         pytest.skip("no redis-server or valkey-server here (scripts/test brings one)")
     with RedisServer() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def redis_cluster() -> Iterator[Cluster]:
+    """Three masters and three replicas for the whole run."""
+    if find_redis() is None:
+        pytest.skip("no redis-server or valkey-server here (scripts/test brings one)")
+    with cluster(3) as nodes:
+        yield nodes
+
+
+@pytest.fixture(scope="session")
+def redis_sentinels() -> Iterator[SentinelGroup]:
+    """A master, a replica and three sentinels for the whole run."""
+    if find_redis() is None:
+        pytest.skip("no redis-server or valkey-server here (scripts/test brings one)")
+    with sentinel_group(down_after=30.0) as group:
+        yield group
 
 
 def pytest_report_header() -> str:

@@ -36,8 +36,8 @@ class Engine:
     open: Callable[[Place], KV]
     reopens: bool = False
     shares: bool = False
-    server: bool = False
-    """Whether it needs the fixture `redis_server`."""
+    server: str | None = None
+    """The fixture of the server that it needs."""
 
 
 def _fakeredis(place: Place) -> KV:
@@ -60,7 +60,7 @@ ENGINES: Final[Mapping[str, Engine]] = {
         lambda place: RedisKV.from_url(place.url, prefix=place.prefix, timeout=10.0),
         reopens=True,
         shares=True,
-        server=True,
+        server="redis_server",
     ),
     "memory, asyncio": Engine(lambda place: BlockingKV(lambda: DirectKV(MemoryKV()))),
     "files, asyncio": Engine(
@@ -73,12 +73,30 @@ ENGINES: Final[Mapping[str, Engine]] = {
         lambda place: BlockingKV(lambda: AsyncRedisKV.from_url(place.url, prefix=place.prefix, timeout=10.0)),
         reopens=True,
         shares=True,
-        server=True,
+        server="redis_server",
+    ),
+    "cluster": Engine(
+        lambda place: RedisKV.from_url(place.url, prefix=place.prefix, timeout=10.0),
+        reopens=True,
+        shares=True,
+        server="redis_cluster",
+    ),
+    "cluster, asyncio": Engine(
+        lambda place: BlockingKV(lambda: AsyncRedisKV.from_url(place.url, prefix=place.prefix, timeout=10.0)),
+        reopens=True,
+        shares=True,
+        server="redis_cluster",
+    ),
+    "sentinel": Engine(
+        lambda place: RedisKV.from_url(place.url, prefix=place.prefix, timeout=10.0),
+        reopens=True,
+        shares=True,
+        server="redis_sentinels",
     ),
 }
 
 
 def place(engine: Engine, directory: Path, request: pytest.FixtureRequest) -> Place:
     """Return a fresh place for an engine."""
-    url = request.getfixturevalue("redis_server").url if engine.server else ""
+    url = request.getfixturevalue(engine.server).url if engine.server else ""
     return Place(directory, url, fakeredis.FakeRedis(server=fakeredis.FakeServer()))

@@ -66,5 +66,17 @@ class TestRedisAsyncio(Conformance, engine="redis, asyncio"):
     pass
 
 
+class TestCluster(Conformance, engine="cluster"):
+    pass
+
+
+class TestClusterAsyncio(Conformance, engine="cluster, asyncio"):
+    pass
+
+
+class TestSentinel(Conformance, engine="sentinel"):
+    pass
+
+
 def test_the_list_of_hostile_texts_has_no_two_alike() -> None:
     assert len(HOSTILE) == len(set(HOSTILE)) >= 300

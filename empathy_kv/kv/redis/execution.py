@@ -3,7 +3,7 @@
 The generators here yield `Exchange` and `Pause` and are sent replies, or `Lost` is thrown into them. All that is known
 about what may be repeated, for how long, and what an outcome is, stands here once, for blocking and for asyncio.
 
-A try waits for its reply for a tenth of the timeout (at most half a second) and a quarter of the time that has passed
+A try waits for its reply for a tenth of the timeout (at most half a second) and an eighth of the time that has passed
 since the first: so a reply that was swallowed costs little, and a server that needs seconds is given them. What was
 sent without a reply is in doubt from then on. A later answer that refuses the write does not end the doubt, for the
 first may still be under way: only `settle` does, which makes it void.
@@ -101,7 +101,7 @@ class Execution:
         redirections = 0
         pause = _FIRST_PAUSE
         while True:
-            patience = min(self._patience + (now - started) / 4, max(deadline - now, 0.001))
+            patience = min(self._patience + (now - started) / 8, max(deadline - now, 0.001))
             node: Node | None = None
             try:
                 node = asked or self.topology.known(call.hash_slot)

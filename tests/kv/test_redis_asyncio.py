@@ -1,0 +1,188 @@
+"""What is true of the Redis engine in an event loop alone: cancellation, many tasks, connections that are shared."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import secrets
+from typing import Any
+
+import pytest
+import redis.asyncio
+from lossy import lossy
+from servers import RedisServer
+
+from empathy_kv import connect, connect_async
+from empathy_kv.errors import ArgumentTypeError, ClosedError, TokenError
+from empathy_kv.kv.operations import Batch, IncrBy
+from empathy_kv.kv.redis import AsyncRedisKV
+
+
+def fresh() -> str:
+    return f"test-{secrets.token_hex(4)}"
+
+
+def opened(port: int, **options: Any) -> AsyncRedisKV:
+    return AsyncRedisKV.from_url(f"redis://127.0.0.1:{port}/0", prefix=options.pop("prefix", fresh()), **options)
+
+
+def test_a_hundred_calls_that_are_cancelled_settle_and_the_total_is_what_the_settled_ones_say(
+    redis_server: RedisServer,
+) -> None:
+    source = random.Random(3)
+
+    async def main() -> None:
+        with lossy(redis_server.port) as link:
+            async with opened(link.port) as kv:
+                await kv.namespace("a").get("warm")
+                tokens = [kv.token("a") for _ in range(100)]
+                tasks = []
+                for number, token in enumerate(tokens):
+                    if number % 5 == 0:
+                        link.lose("delayed" if number % 2 else "before", 1)
+                    tasks.append(asyncio.create_task(kv.execute(Batch(("a",), (IncrBy("n"),), (), token))))
+                    for _ in range(source.randint(0, 6)):
+                        await asyncio.sleep(0)
+                    if source.random() < 0.7:
+                        tasks[-1].cancel()
+                outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+                cancelled = [isinstance(outcome, asyncio.CancelledError) for outcome in outcomes]
+                assert 40 < sum(cancelled) < 90
+                settled = [await kv.settle(token) for token in tokens]
+                for token, applied, gone in zip(tokens, settled, cancelled, strict=True):
+                    assert applied or gone
+                    if not applied:  # What is still under way is refused when it arrives.
+                        with pytest.raises(TokenError):
+                            await kv.execute(Batch(("a",), (IncrBy("n"),), (), token))
+                assert int(await kv.namespace("a").get("n") or 0) == sum(settled)
+                # No stray reply: what each asks now is what it is told.
+                for number in range(20):
+                    await kv.namespace("b").set(str(number), str(number).encode())
+                replies = await asyncio.gather(*(kv.namespace("b").get(str(number)) for number in range(20)))
+                assert replies == [str(number).encode() for number in range(20)]
+
+    asyncio.run(main())
+
+
+def test_the_slot_of_a_cancelled_write_comes_back(redis_server: RedisServer) -> None:
+    async def main() -> None:
+        async with opened(redis_server.port) as kv:
+            ns = kv.namespace("a")
+            await ns.incr("n")
+            for _ in range(50):
+                task = asyncio.create_task(ns.incr("n"))
+                await asyncio.sleep(0)
+                task.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await task
+                await asyncio.gather(*kv._cancelled)
+            assert kv._tokens._taken == {}
+            assert len(kv._tokens._free) <= 2
+
+    asyncio.run(main())
+
+
+def test_a_cancelled_write_is_settled_when_the_store_is_closed(redis_server: RedisServer) -> None:
+    prefix = fresh()
+
+    async def main() -> None:
+        with lossy(redis_server.port) as link:
+            async with opened(link.port, prefix=prefix) as kv:
+                await kv.namespace("a").get("warm")
+                link.lose("before", 1)
+                task = asyncio.create_task(kv.namespace("a").incr("n"))
+                await asyncio.sleep(0)
+                await asyncio.sleep(0)
+                task.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await task
+            assert kv._tokens._taken == {}
+
+    asyncio.run(main())
+
+
+def test_a_thousand_tasks_count_exactly_on_one_connection(redis_server: RedisServer) -> None:
+    async def main() -> None:
+        async with opened(redis_server.port, timeout=30.0) as kv:
+            ns = kv.namespace("a")
+            await ns.incr("n")
+            descriptors = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
+
+            async def work() -> None:
+                for _ in range(5):
+                    await ns.incr("n")
+
+            await asyncio.gather(*(work() for _ in range(1000)))
+            assert await ns.get("n") == b"5001"
+            if descriptors:
+                assert len(os.listdir("/proc/self/fd")) == descriptors
+
+    asyncio.run(main())
+
+
+def test_a_connection_that_stalls_takes_no_further_requests_and_others_go_on(redis_server: RedisServer) -> None:
+    async def main() -> None:
+        with lossy(
+            redis_server.port,
+        ) as link:
+            async with opened(link.port, timeout=5.0) as kv:
+                ns = kv.namespace("a")
+                await ns.incr("n")
+                link.lose("swallowed", 1)
+                sums = await asyncio.gather(*(ns.incr("n") for _ in range(20)))
+                assert sorted(sums) == list(range(2, 22))
+
+    asyncio.run(main())
+
+
+def test_an_engine_may_be_used_in_one_event_loop_after_the_other(redis_server: RedisServer) -> None:
+    kv = opened(redis_server.port)
+    for number in range(1, 4):
+        assert asyncio.run(kv.namespace("a").incr("n")) == number  # type: ignore[arg-type]
+
+
+def test_a_closed_engine_says_so(redis_server: RedisServer) -> None:
+    async def main() -> None:
+        kv = opened(redis_server.port)
+        await kv.namespace("a").incr("n")
+        await kv.close()
+        await kv.close()
+        with pytest.raises(ClosedError):
+            await kv.namespace("a").get("n")
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("protocol", [2, 3])
+@pytest.mark.parametrize("decode", [False, True])
+def test_a_client_of_the_callers_serves_as_it_is_and_stays_open(
+    redis_server: RedisServer, protocol: int, decode: bool
+) -> None:
+    async def main() -> None:
+        client = redis.asyncio.Redis(port=redis_server.port, protocol=protocol, decode_responses=decode)
+        async with await connect_async(client, prefix=fresh()) as store:
+            ns = store.kv.namespace("a")
+            await ns.set("k", b"\xff\x00")
+            await ns.hset("h", {"f": b"\xff"})
+            await ns.zadd("z", {b"\xff": 0.1})
+            assert await ns.get("k") == b"\xff\x00"
+            assert await ns.hgetall("h") == {"f": b"\xff"}
+            assert await ns.zrange("z") == [(b"\xff", 0.1)]
+        assert await client.ping()
+        await client.aclose()
+
+    asyncio.run(main())
+
+
+def test_a_client_of_the_other_kind_is_refused(redis_server: RedisServer) -> None:
+    with redis.Redis(port=redis_server.port) as client, pytest.raises(ArgumentTypeError, match="one of asyncio"):
+        asyncio.run(connect_async(client))  # type: ignore[arg-type]
+
+    async def main() -> None:
+        client = redis.asyncio.Redis(port=redis_server.port)
+        with pytest.raises(ArgumentTypeError, match="not of asyncio"):
+            connect(client)  # type: ignore[arg-type]
+        await client.aclose()
+
+    asyncio.run(main())
