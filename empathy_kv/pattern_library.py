@@ -7,9 +7,12 @@ nothing but the index (`LocalPatterns`); on a store that workers share, the inde
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final, Protocol
+
+from msgspec.structs import replace
 
 from empathy_kv.codec import codec, json_value
 from empathy_kv.errors import (
@@ -19,9 +22,10 @@ from empathy_kv.errors import (
     PatternExistsError,
     PatternNotFoundError,
 )
+from empathy_kv.index import SORTS, Held, Index
 from empathy_kv.kv.interface import KV, Steps, method, run
 from empathy_kv.kv.operations import boolean, integer, number, octets, text
-from empathy_kv.matching import SORTS, Held, Index
+from empathy_kv.matching import Question
 from empathy_kv.records import MAX_ID, Pattern, PatternMatch, now
 
 _CODEC: Final = codec(Pattern)
@@ -77,13 +81,13 @@ class LocalPatterns:
     def add(self, contributions: Sequence[Contribution]) -> Steps[None]:
         yield from ()
         # Through the stored form: the library has a copy of its own, and holds nothing that cannot be stored.
-        copies = [(agent, _CODEC.decode(octets(_CODEC.encode(pattern), "pattern"))) for agent, pattern in contributions]
+        documents = [(pattern.id, agent, octets(_CODEC.encode(pattern), "pattern")) for agent, pattern in contributions]
         with self.index.lock:
-            for _, pattern in copies:
-                if pattern.id in self.index:
-                    raise taken(pattern.id)
-            for agent, pattern in copies:
-                self.index.put(Held(pattern, agent, self.index.last + 1))
+            for pattern_id, _, _ in documents:
+                if pattern_id in self.index:
+                    raise taken(pattern_id)
+            for pattern_id, agent, document in documents:
+                self.index.put(Held(pattern_id, agent, self.index.last + 1, document))
 
     def remove(self, ids: Sequence[str]) -> Steps[list[bool]]:
         yield from ()
@@ -93,20 +97,26 @@ class LocalPatterns:
     def bump(self, pattern_id: str, success: bool, at: datetime) -> Steps[None]:
         yield from ()
         with self.index.lock:
-            held = self.index.get(pattern_id)
-            if held is None:
-                raise missing(pattern_id)
-            held.pattern.record_usage(success, at)
+            held = self._require(pattern_id)
+            self.index.put(
+                replace(held, succeeded=held.succeeded + success, failed=held.failed + (not success), last_used=at)
+            )
 
     def link(self, pairs: Sequence[tuple[str, str]]) -> Steps[None]:
         yield from ()
         with self.index.lock:
-            for pattern_id in (end for pair in pairs for end in pair):
-                if pattern_id not in self.index:
-                    raise missing(pattern_id)
+            for end in itertools.chain.from_iterable(pairs):
+                self._require(end)
             for one, other in pairs:
-                self.index.get(one).links.add(other)  # type: ignore[union-attr]
-                self.index.get(other).links.add(one)  # type: ignore[union-attr]
+                for near, far in ((one, other), (other, one)):
+                    held = self._require(near)
+                    self.index.put(replace(held, links=held.links | {far}))
+
+    def _require(self, pattern_id: str) -> Held:
+        held = self.index.get(pattern_id)
+        if held is None:
+            raise missing(pattern_id)
+        return held
 
 
 class PatternRules:
@@ -164,7 +174,7 @@ class PatternRules:
         yield from self._patterns.pull()
         with self._index.lock:
             held = self._index.get(pattern_id)
-            return None if held is None else held.pattern.copy()
+            return None if held is None else held.pattern()
 
     def remove_pattern(self, pattern_id: str) -> Steps[bool]:
         """Remove a pattern with its links and return whether it was there; removing twice is no error."""
@@ -203,10 +213,7 @@ class PatternRules:
             raise CodecError(f"context: {error}", path=error.path, argument="context") from error
         yield from self._patterns.pull()
         with self._index.lock:
-            matches = self._index.find(question, pattern_type, min_confidence, limit)
-            for match in matches:
-                match.pattern = match.pattern.copy()
-            return matches
+            return self._index.find(Question(question, pattern_type, min_confidence, limit))
 
     def query_patterns(
         self,
@@ -243,14 +250,14 @@ class PatternRules:
         integer(depth, "depth", 0)
         yield from self._patterns.pull()
         with self._index.lock:
-            return [pattern.copy() for pattern in self._index.related(pattern_id, depth)]
+            return self._index.related(pattern_id, depth)
 
     def get_agent_patterns(self, agent_id: str) -> Steps[list[Pattern]]:
         """Return the patterns that an agent contributed, in order; of an unknown agent, none."""
         text(agent_id, "agent_id", MAX_ID)
         yield from self._patterns.pull()
         with self._index.lock:
-            return [pattern.copy() for pattern in self._index.of_agent(agent_id)]
+            return self._index.of_agent(agent_id)
 
     def get_top_patterns(self, n: int = 10, sort_by: str = "success_rate") -> Steps[list[Pattern]]:
         """Return the `n` best by "success_rate", "usage_count" or "confidence", ties in order of contribution."""
@@ -259,7 +266,7 @@ class PatternRules:
             raise ArgumentError(f"sort_by must be one of {', '.join(SORTS)}, not {sort_by!r}", argument="sort_by")
         yield from self._patterns.pull()
         with self._index.lock:
-            return [pattern.copy() for pattern in self._index.top(n, sort_by)]
+            return self._index.top(n, sort_by)
 
     def get_library_stats(self) -> Steps[dict[str, Any]]:
         """Return totals and averages; the average success rate is that of the patterns that were used."""
@@ -316,7 +323,7 @@ class PatternView(Mapping[str, Pattern]):
 
     def __iter__(self) -> Iterator[str]:
         with self._index.lock:
-            return iter([held.pattern.id for held in self._index])
+            return iter([held.id for held in self._index])
 
     def __contains__(self, pattern_id: object) -> bool:
         return pattern_id in self._index
@@ -326,7 +333,7 @@ class PatternView(Mapping[str, Pattern]):
             held = self._index.get(pattern_id)
             if held is None:
                 raise missing(pattern_id)
-            return held.pattern.copy()
+            return held.pattern()
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({len(self)} patterns)"

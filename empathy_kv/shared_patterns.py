@@ -22,6 +22,7 @@ from typing import Final, TypeAlias
 
 from empathy_kv.codec import codec
 from empathy_kv.errors import CheckError
+from empathy_kv.index import Held, Index
 from empathy_kv.kv.interface import Steps
 from empathy_kv.kv.operations import (
     PAGE,
@@ -45,9 +46,8 @@ from empathy_kv.kv.operations import (
     octets,
     pages,
 )
-from empathy_kv.matching import Held, Index
 from empathy_kv.pattern_library import Contribution, missing, taken
-from empathy_kv.records import PROVEN, Pattern
+from empathy_kv.records import Pattern
 
 _NAMESPACE: Final = ("patterns",)
 _FEED: Final = 100_000
@@ -105,7 +105,7 @@ class SharedPatterns:
             ids = [member.decode() for member, _ in page]
             loaded.update(zip(ids, (yield from self._fetch(ids)), strict=True))
         with self.index.lock:
-            gone = {held.pattern.id: None for held in self.index if held.pattern.id not in loaded}
+            gone = {held.id: None for held in self.index if held.id not in loaded}
         self._apply(place, (epoch, last[0][1] if last else 0.0), {**gone, **loaded}.items())
         yield from self.pull()
 
@@ -114,7 +114,7 @@ class SharedPatterns:
         for pattern_id in ids:
             operations += [HGetAll(f"p:{pattern_id}"), ZScore("order", pattern_id.encode())]
         replies = yield Batch(_NAMESPACE, operations)
-        return [_held(replies[i], replies[i + 1]) for i in range(0, len(replies), 2)]
+        return [_held(pattern_id, *replies[2 * i : 2 * i + 2]) for i, pattern_id in enumerate(ids)]
 
     def _apply(self, old: Place | None, new: Place, holds: Iterable[tuple[str, Held | None]]) -> bool:
         """Bring the index from one place to another; return False if it is not at the first any more."""
@@ -198,18 +198,18 @@ def _changed(*ids: bytes) -> tuple[Operation, ...]:
     return ZAppend("changes", ids), ZTrim("changes", _FEED)
 
 
-def _held(fields: Mapping[str, bytes], order: float | None) -> Held | None:
+def _held(pattern_id: str, fields: Mapping[str, bytes], order: float | None) -> Held | None:
     """Return a pattern of the store with what was recorded since it was contributed."""
     if "doc" not in fields or order is None:
         return None
-    pattern = _CODEC.decode(fields["doc"])
-    succeeded, failed = int(fields.get("success", b"0")), int(fields.get("failure", b"0"))
-    if succeeded or failed:
-        pattern.success_count += succeeded
-        pattern.failure_count += failed
-        pattern.usage_count += succeeded + failed
-        pattern.last_used = datetime.fromisoformat(fields["last_used"].decode())
-        if pattern.usage_count >= PROVEN:
-            pattern.confidence = pattern.success_rate
-    links = {name.removeprefix("link:") for name in fields if name.startswith("link:")}
-    return Held(pattern, fields["agent"].decode(), order, links)
+    last_used = fields.get("last_used")
+    return Held(
+        pattern_id,
+        fields["agent"].decode(),
+        int(order),
+        fields["doc"],
+        int(fields.get("success", b"0")),
+        int(fields.get("failure", b"0")),
+        None if last_used is None else datetime.fromisoformat(last_used.decode()),
+        frozenset(name.removeprefix("link:") for name in fields if name.startswith("link:")),
+    )

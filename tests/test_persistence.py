@@ -26,6 +26,7 @@ from empathy_kv.errors import (
     MissingFileError,
     StorageError,
 )
+from empathy_kv.kv.operations import INTEGER_MAX
 from empathy_kv.pattern_library import PatternLibrary
 from empathy_kv.persistence import MetricsCollector, PatternPersistence, StateManager
 from empathy_kv.records import MAX_ID, Pattern
@@ -320,11 +321,10 @@ def test_only_a_library_is_saved(form: str, given: Any, path: Path) -> None:
 def test_a_pattern_that_cannot_be_saved_leaves_the_old_file(form: str, path: Path) -> None:
     save(form, made("old"), path)
     before = path.read_bytes()
-    library = made("a", "b")
-    held = library._rules._index.get("b")
-    assert held is not None
-    held.pattern.context = {"deep": ["\ud800"]}
-    with pytest.raises(CodecError, match=r"lone surrogate @ \$\.patterns\[.*\]\.context\.deep\[0\]"):
+    library = made("a")
+    library.contribute_pattern("agent", Pattern("b", "agent", "t", "n", usage_count=INTEGER_MAX))
+    library.record_pattern_outcome("b", True)
+    with pytest.raises(CodecError, match=r"expected int of 64 bits @ \$\.patterns\[.*\]\.usage_count"):
         save(form, library, path)
     assert path.read_bytes() == before
 

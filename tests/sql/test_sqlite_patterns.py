@@ -30,6 +30,7 @@ from empathy_kv.errors import (
     StorageError,
     StoragePermissionError,
 )
+from empathy_kv.kv.operations import INTEGER_MAX
 from empathy_kv.metrics import MetricsCollector
 from empathy_kv.pattern_library import PatternLibrary
 from empathy_kv.records import MAX_ID, Pattern
@@ -379,13 +380,12 @@ def test_a_database_that_nothing_was_saved_to_is_a_missing_file(path: Path) -> N
 def test_a_pattern_that_cannot_be_saved_is_an_error_before_anything_is_written(path: Path) -> None:
     save(made("a"), path)
     before = path.read_bytes()
-    library = made("b", "c")
-    held = library._rules._index.get("c")
-    assert held is not None
-    held.pattern.name = "\ud800"
+    library = made("b")
+    library.contribute_pattern("agent", Pattern("c", "agent", "t", "n", usage_count=INTEGER_MAX))
+    library.record_pattern_outcome("c", True)
     with pytest.raises(CodecError) as caught:
         save(library, path)
-    assert caught.value.path == "$.patterns['c'].name"
+    assert caught.value.path == "$.patterns['c'].usage_count"
     assert path.read_bytes() == before
 
 
@@ -418,6 +418,7 @@ def test_a_file_system_that_is_full_leaves_the_old_library(path: Path) -> None:
 SAVE = """
 import sys
 from pathlib import Path
+from empathy_kv.kv.operations import INTEGER_MAX
 from empathy_kv.pattern_library import PatternLibrary
 from empathy_kv.records import Pattern
 from empathy_kv.sql.patterns import save
