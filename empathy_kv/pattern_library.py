@@ -1,14 +1,15 @@
 """The library of patterns: its rules (`PatternRules`), sans-I/O.
 
-Questions are answered from an `Index` in memory. Where the patterns are is a form of `Patterns`: `PatternLibrary()` has
-nothing but the index (`LocalPatterns`); on a store that workers share, the index follows the store (`shared_patterns`).
+Lookups are answered from an `Index` in memory. Where the patterns are is a form of `Patterns`: `PatternLibrary()` has
+nothing but the index (`LocalPatterns`); on a store that workers share, each has an index that follows the store
+(`shared_patterns`).
 """
 
 from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final, Protocol
 
@@ -34,14 +35,33 @@ Contribution = tuple[str, Pattern]
 """Who contributes, and what."""
 
 
+Progress = Callable[[int, int], None]
+"""What is told how many patterns are done, and of how many."""
+
+
 class Patterns(Protocol):
     """Where the patterns of a library are. Writes check what has to be checked in the same commit."""
 
-    index: Index
-    """The patterns that are known here."""
+    on_load: Progress | None
+    """What is told how far the loading of a library is."""
 
-    def pull(self) -> Steps[None]:
-        """Bring the index up to date."""
+    def pull(self, max_staleness: float) -> Steps[Index]:
+        """Return all patterns as they are now, or were at some moment of the last `max_staleness` seconds.
+
+        What was written here before is always among them.
+        """
+
+    def pull_known(self) -> Steps[Index | None]:
+        """Return all patterns as they are now, None if they would have to be loaded first."""
+
+    def get(self, pattern_id: str, max_staleness: float) -> Steps[Held | None]:
+        """Return one pattern, as `pull` does, without loading the others."""
+
+    def count(self) -> Steps[int]:
+        """Return how many there are, without loading them."""
+
+    def there(self, ids: Sequence[str]) -> Steps[set[str]]:
+        """Return which of these ids are taken, without loading anything."""
 
     def add(self, contributions: Sequence[Contribution]) -> Steps[None]:
         """Add patterns; `PatternExistsError` if an id is taken."""
@@ -73,10 +93,28 @@ class LocalPatterns:
     """The index itself is the library. Nothing is yielded: there is no I/O."""
 
     def __init__(self) -> None:
+        self.on_load: Progress | None = None
         self.index = Index()
 
-    def pull(self) -> Steps[None]:
+    def pull(self, max_staleness: float) -> Steps[Index]:  # noqa: ARG002 - nothing is ever stale
         yield from ()
+        return self.index
+
+    def pull_known(self) -> Steps[Index | None]:
+        yield from ()
+        return self.index
+
+    def get(self, pattern_id: str, max_staleness: float) -> Steps[Held | None]:  # noqa: ARG002 - as above
+        yield from ()
+        return self.index.get(pattern_id)
+
+    def count(self) -> Steps[int]:
+        yield from ()
+        return len(self.index)
+
+    def there(self, ids: Sequence[str]) -> Steps[set[str]]:
+        yield from ()
+        return {pattern_id for pattern_id in ids if pattern_id in self.index}
 
     def add(self, contributions: Sequence[Contribution]) -> Steps[None]:
         yield from ()
@@ -120,11 +158,22 @@ class LocalPatterns:
 
 
 class PatternRules:
-    """What a library does, whoever runs it: every method is a generator of steps."""
+    """What a library does, whoever runs it: every method is a generator of steps.
+
+    Lookups take `max_staleness`: how many seconds old the library may be that they answer from. None is what the
+    library's own `max_staleness` says.
+    """
 
     def __init__(self, patterns: Patterns) -> None:
-        self._patterns = patterns
-        self._index = patterns.index
+        self.patterns = patterns
+        self.max_staleness = 0.0
+
+    def _pull(self, max_staleness: float | None) -> Steps[Index]:
+        index = yield from self.patterns.pull(self._allowed(max_staleness))
+        return index
+
+    def _allowed(self, max_staleness: float | None) -> float:
+        return self.max_staleness if max_staleness is None else number(max_staleness, "max_staleness", 0.0)
 
     def contribute_pattern(self, agent_id: str, pattern: Pattern) -> Steps[None]:
         """Add a pattern in the name of an agent. `PatternExistsError` (a ValueError) if its id is taken."""
@@ -143,7 +192,7 @@ class PatternRules:
 
     def restore(self, contributions: Sequence[Contribution], links: Sequence[tuple[str, str]] = ()) -> Steps[None]:
         """Add patterns in the names of their contributors, in order, and links among them."""
-        seen: set[str] = set()
+        seen: dict[str, None] = {}
         for agent_id, pattern in _pairs(contributions, "contributions"):
             _agent(agent_id)
             if not isinstance(pattern, Pattern):
@@ -151,41 +200,38 @@ class PatternRules:
             text(pattern.agent_id, "pattern.agent_id", MAX_ID)
             if text(pattern.id, "pattern.id", MAX_ID) in seen:
                 raise taken(pattern.id)
-            seen.add(pattern.id)
+            seen[pattern.id] = None
         for one, other in _pairs(links, "links"):
             if text(one, "links", MAX_ID) == text(other, "links", MAX_ID):
                 raise ArgumentError(f"links must be of two patterns, not of {one!r} with itself", argument="links")
         if len(contributions) > 1 or links:
             # The store looks at one page at a time: what can be known before the first is looked at here.
-            yield from self._patterns.pull()
-            for pattern_id in seen:
-                if pattern_id in self._index:
-                    raise taken(pattern_id)
-            for pattern_id in (end for pair in links for end in pair):
-                if pattern_id not in seen and pattern_id not in self._index:
-                    raise missing(pattern_id)
-        yield from self._patterns.add(contributions)
+            others = {end: None for pair in links for end in pair if end not in seen}
+            there = yield from self.patterns.there([*seen, *others])
+            for pattern_id in seen.keys() & there:
+                raise taken(pattern_id)
+            for pattern_id in others.keys() - there:
+                raise missing(pattern_id)
+        yield from self.patterns.add(contributions)
         if links:
-            yield from self._patterns.link(links)
+            yield from self.patterns.link(links)
 
-    def get_pattern(self, pattern_id: str) -> Steps[Pattern | None]:
+    def get_pattern(self, pattern_id: str, *, max_staleness: float | None = None) -> Steps[Pattern | None]:
         """Return a pattern, None if it is not there. It is the caller's own copy."""
         text(pattern_id, "pattern_id", MAX_ID)
-        yield from self._patterns.pull()
-        with self._index.lock:
-            held = self._index.get(pattern_id)
-            return None if held is None else held.pattern()
+        held = yield from self.patterns.get(pattern_id, self._allowed(max_staleness))
+        return None if held is None else held.pattern()
 
     def remove_pattern(self, pattern_id: str) -> Steps[bool]:
         """Remove a pattern with its links and return whether it was there; removing twice is no error."""
         text(pattern_id, "pattern_id", MAX_ID)
-        removed = yield from self._patterns.remove([pattern_id])
+        removed = yield from self.patterns.remove([pattern_id])
         return removed[0]
 
     def remove_patterns(self, pattern_ids: Iterable[str]) -> Steps[int]:
         """Remove many patterns, in batches of 500, and return how many were there."""
         ids = list(dict.fromkeys(text(pattern_id, "pattern_ids", MAX_ID) for pattern_id in _ids(pattern_ids)))
-        removed = yield from self._patterns.remove(ids)
+        removed = yield from self.patterns.remove(ids)
         return sum(removed)
 
     def find_patterns(
@@ -195,6 +241,7 @@ class PatternRules:
         pattern_type: str | None = None,
         min_confidence: float = 0.5,
         limit: int = 10,
+        max_staleness: float | None = None,
     ) -> Steps[list[PatternMatch]]:
         """Return the patterns that fit a situation, the most relevant first, ties in order of contribution.
 
@@ -211,9 +258,9 @@ class PatternRules:
             question = json_value(dict(context), "$")
         except CodecError as error:
             raise CodecError(f"context: {error}", path=error.path, argument="context") from error
-        yield from self._patterns.pull()
-        with self._index.lock:
-            return self._index.find(Question(question, pattern_type, min_confidence, limit))
+        index = yield from self._pull(max_staleness)
+        with index.lock:
+            return index.find(Question(question, pattern_type, min_confidence, limit))
 
     def query_patterns(
         self,
@@ -222,11 +269,17 @@ class PatternRules:
         pattern_type: str | None = None,
         min_confidence: float = 0.5,
         limit: int = 10,
+        *,
+        max_staleness: float | None = None,
     ) -> Steps[list[PatternMatch]]:
         """Return what `find_patterns` returns; `agent_id` is who asks."""
         text(agent_id, "agent_id", MAX_ID)
         matches = yield from self.find_patterns(
-            context, pattern_type=pattern_type, min_confidence=min_confidence, limit=limit
+            context,
+            pattern_type=pattern_type,
+            min_confidence=min_confidence,
+            limit=limit,
+            max_staleness=max_staleness,
         )
         return matches
 
@@ -234,7 +287,7 @@ class PatternRules:
         """Count one use of a pattern. `PatternNotFoundError` (a KeyError and a ValueError) if it is not there."""
         text(pattern_id, "pattern_id", MAX_ID)
         boolean(success, "success")
-        yield from self._patterns.bump(pattern_id, success, now())
+        yield from self.patterns.bump(pattern_id, success, now())
 
     def link_patterns(self, pattern_id_1: str, pattern_id_2: str) -> Steps[None]:
         """Link two patterns, both ways; linking twice is no error. `PatternNotFoundError` if one is not there."""
@@ -242,54 +295,53 @@ class PatternRules:
         text(pattern_id_2, "pattern_id_2", MAX_ID)
         if pattern_id_1 == pattern_id_2:
             raise ArgumentError("pattern_id_2 must be another pattern than pattern_id_1", argument="pattern_id_2")
-        yield from self._patterns.link([(pattern_id_1, pattern_id_2)])
+        yield from self.patterns.link([(pattern_id_1, pattern_id_2)])
 
-    def get_related_patterns(self, pattern_id: str, depth: int = 1) -> Steps[list[Pattern]]:
+    def get_related_patterns(
+        self, pattern_id: str, depth: int = 1, *, max_staleness: float | None = None
+    ) -> Steps[list[Pattern]]:
         """Return the patterns within `depth` links of one, each once, the nearest first; not the pattern itself."""
         text(pattern_id, "pattern_id", MAX_ID)
         integer(depth, "depth", 0)
-        yield from self._patterns.pull()
-        with self._index.lock:
-            return self._index.related(pattern_id, depth)
+        index = yield from self._pull(max_staleness)
+        with index.lock:
+            return index.related(pattern_id, depth)
 
-    def get_agent_patterns(self, agent_id: str) -> Steps[list[Pattern]]:
+    def get_agent_patterns(self, agent_id: str, *, max_staleness: float | None = None) -> Steps[list[Pattern]]:
         """Return the patterns that an agent contributed, in order; of an unknown agent, none."""
         text(agent_id, "agent_id", MAX_ID)
-        yield from self._patterns.pull()
-        with self._index.lock:
-            return self._index.of_agent(agent_id)
+        index = yield from self._pull(max_staleness)
+        with index.lock:
+            return index.of_agent(agent_id)
 
-    def get_top_patterns(self, n: int = 10, sort_by: str = "success_rate") -> Steps[list[Pattern]]:
+    def get_top_patterns(
+        self, n: int = 10, sort_by: str = "success_rate", *, max_staleness: float | None = None
+    ) -> Steps[list[Pattern]]:
         """Return the `n` best by "success_rate", "usage_count" or "confidence", ties in order of contribution."""
         integer(n, "n", 0)
         if sort_by not in SORTS:
             raise ArgumentError(f"sort_by must be one of {', '.join(SORTS)}, not {sort_by!r}", argument="sort_by")
-        yield from self._patterns.pull()
-        with self._index.lock:
-            return self._index.top(n, sort_by)
+        index = yield from self._pull(max_staleness)
+        with index.lock:
+            return index.top(n, sort_by)
 
-    def get_library_stats(self) -> Steps[dict[str, Any]]:
+    def get_library_stats(self, *, max_staleness: float | None = None) -> Steps[dict[str, Any]]:
         """Return totals and averages; the average success rate is that of the patterns that were used."""
-        yield from self._patterns.pull()
-        with self._index.lock:
-            return self._index.stats()
+        index = yield from self._pull(max_staleness)
+        with index.lock:
+            return index.stats()
 
-    def get_agent_contributions(self) -> Steps[dict[str, list[str]]]:
+    def get_agent_contributions(self, *, max_staleness: float | None = None) -> Steps[dict[str, list[str]]]:
         """Return the ids that each agent contributed, in order."""
-        yield from self._patterns.pull()
-        with self._index.lock:
-            return self._index.contributions()
+        index = yield from self._pull(max_staleness)
+        with index.lock:
+            return index.contributions()
 
-    def get_links(self) -> Steps[list[tuple[str, str]]]:
+    def get_links(self, *, max_staleness: float | None = None) -> Steps[list[tuple[str, str]]]:
         """Return each link once, as a pair of ids."""
-        yield from self._patterns.pull()
-        with self._index.lock:
-            return self._index.links()
-
-    def view(self) -> Steps[PatternView]:
-        """Return the patterns by id, as they are now."""
-        yield from self._patterns.pull()
-        return PatternView(self._index)
+        index = yield from self._pull(max_staleness)
+        with index.lock:
+            return index.links()
 
 
 def _agent(agent_id: str) -> None:
@@ -313,27 +365,44 @@ def _ids(value: object) -> Iterable[str]:
 
 
 class PatternView(Mapping[str, Pattern]):
-    """The patterns of a library by id, in order of contribution. Each look-up gives a copy."""
+    """The patterns of a library by id, in order of contribution. Each look-up gives a copy.
 
-    def __init__(self, index: Index) -> None:
-        self._index = index
+    A library that is not loaded here stays so for `len`, `in` and one key; to go over all of it loads it.
+    """
+
+    def __init__(self, patterns: Patterns, run: Callable[[Steps[Any]], Any]) -> None:
+        self._patterns = patterns
+        self._run = run
+        self._index: Index | None = run(patterns.pull_known())
 
     def __len__(self) -> int:
-        return len(self._index)
+        return self._run(self._patterns.count()) if self._index is None else len(self._index)
 
     def __iter__(self) -> Iterator[str]:
-        with self._index.lock:
-            return iter([held.id for held in self._index])
+        index = self._index
+        if index is None:
+            index = self._index = self._run(self._patterns.pull(0.0))
+        with index.lock:
+            return iter([held.id for held in index])
 
     def __contains__(self, pattern_id: object) -> bool:
-        return pattern_id in self._index
+        return isinstance(pattern_id, str) and self._held(pattern_id) is not None
 
     def __getitem__(self, pattern_id: str) -> Pattern:
-        with self._index.lock:
-            held = self._index.get(pattern_id)
-            if held is None:
-                raise missing(pattern_id)
-            return held.pattern()
+        held = self._held(pattern_id) if isinstance(pattern_id, str) else None
+        if held is None:
+            raise missing(pattern_id)
+        return held.pattern()
+
+    def _held(self, pattern_id: str) -> Held | None:
+        if self._index is not None:
+            return self._index.get(pattern_id)
+        try:
+            text(pattern_id, "pattern_id", MAX_ID)
+        except ArgumentError:
+            return None
+        held: Held | None = self._run(self._patterns.get(pattern_id, 0.0))
+        return held
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({len(self)} patterns)"
@@ -351,7 +420,35 @@ class PatternLibrary:
         self._run = functools.partial(run, kv)
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({type(self._rules._patterns).__name__})"
+        return f"{type(self).__name__}({type(self._rules.patterns).__name__})"
+
+    @property
+    def max_staleness(self) -> float:
+        """How many seconds old the library may be that lookups answer from; 0.0 at first.
+
+        At 0.0 every lookup sees what any worker did before; it asks the store, in one small round trip. Above, one that
+        comes so soon after another asks nobody. What this worker did itself, it sees always.
+        """
+        return self._rules.max_staleness
+
+    @max_staleness.setter
+    def max_staleness(self, seconds: float) -> None:
+        self._rules.max_staleness = number(seconds, "max_staleness", 0.0)
+
+    @property
+    def on_load(self) -> Progress | None:
+        """What is called while a shared library is loaded, with how many patterns are loaded, and of how many.
+
+        The first lookup of a worker loads it, and one after more changes than the feed keeps. None calls nothing. What
+        it raises ends the lookup; the next one loads anew.
+        """
+        return self._rules.patterns.on_load
+
+    @on_load.setter
+    def on_load(self, call: Progress | None) -> None:
+        if call is not None and not callable(call):
+            raise ArgumentTypeError(f"on_load must be callable, not {type(call).__name__}", argument="on_load")
+        self._rules.patterns.on_load = call
 
     contribute_pattern = method(PatternRules.contribute_pattern)
     contribute_patterns = method(PatternRules.contribute_patterns)
@@ -370,12 +467,10 @@ class PatternLibrary:
     get_agent_contributions = method(PatternRules.get_agent_contributions)
     get_links = method(PatternRules.get_links)
 
-    _view = method(PatternRules.view)
-
     @property
     def patterns(self) -> PatternView:
         """The patterns by id, in order of contribution."""
-        return self._view()
+        return PatternView(self._rules.patterns, self._run)
 
     @property
     def agent_contributions(self) -> dict[str, list[str]]:

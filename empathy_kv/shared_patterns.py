@@ -1,24 +1,31 @@
 """The patterns of a library in a namespace of a store that workers share.
 
-Each worker has an index of its own, which follows the change feed: before it answers, it asks in one round trip for the
-ids that changed since. Writes go to the store, counters as increments. The namespace `patterns` holds, beside a hash a
-pattern::
+Each worker has a copy of its own, an index that follows the change feed. Before it answers, it asks for the `stamp`,
+which every change makes another: that is the small round trip, and mostly all there is. If the stamp is new, the feed
+says which ids changed since, and those are read again. Writes go to the store, counters as increments. The namespace
+`patterns` holds, beside a hash a pattern::
 
     p:<id>    doc: the pattern as it was contributed, in JSON   agent: who contributed it
               success, failure: what was recorded since         last_used: when, the last time
               link:<id>: one for each linked pattern
     order     sorted set of the ids, in the order of contribution
     changes   sorted set of the ids, each by the number of its last change: the feed, of which the end is kept
+    stamp     a random value, another one after each change
     epoch     says which library this is: another one if the store lost the first, as a server without persistence does
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
+import math
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Final, TypeAlias
+
+from attrs import define
 
 from empathy_kv.codec import codec
 from empathy_kv.errors import CheckError
@@ -29,6 +36,7 @@ from empathy_kv.kv.operations import (
     Batch,
     Check,
     Delete,
+    Exists,
     Get,
     HGetAll,
     HIncrBy,
@@ -46,7 +54,7 @@ from empathy_kv.kv.operations import (
     octets,
     pages,
 )
-from empathy_kv.pattern_library import Contribution, missing, taken
+from empathy_kv.pattern_library import Contribution, Progress, missing, taken
 from empathy_kv.records import Pattern
 
 _NAMESPACE: Final = ("patterns",)
@@ -54,60 +62,142 @@ _FEED: Final = 100_000
 """How many changed ids the feed keeps; a worker that slept through more loads the library afresh."""
 _CODEC: Final = codec(Pattern)
 
+_ASK: Final = Batch.of(_NAMESPACE, Get("stamp"))
+
 Place: TypeAlias = tuple[bytes | None, float]
 """Which library, by its epoch, and the number of its last change."""
+_NOTHING: Final[Place] = (None, 0.0)
+
+
+@define(eq=False)
+class Copy:
+    """What this worker knows of the library. All of it changes together, under the lock of the index."""
+
+    index: Index
+    place: Place
+    """What the index holds."""
+    stamp: bytes | None = None
+    """The stamp of the library that the index holds; None if that is not known."""
+    asked: float = -math.inf
+    """When it was last known to be up to date, by the monotonic clock."""
 
 
 class SharedPatterns:
     """The patterns in a namespace of a store."""
 
     def __init__(self) -> None:
-        self.index = Index()
-        self._place: Place | None = None
-        """What the index holds; None is nothing yet. It changes with the index, under its lock."""
+        self.on_load: Progress | None = None
+        self._copy: Copy | None = None
+        self._wrote = -math.inf
+        """When this worker last changed the library, by the monotonic clock."""
 
-    def pull(self) -> Steps[None]:
+    def pull(self, max_staleness: float) -> Steps[Index]:
+        copy = self._copy
+        if copy is not None and max_staleness > 0 and self._fresh(copy, max_staleness):
+            return copy.index
         while True:
-            place = self._place
-            if place is None:
-                yield from self._load(place)
-                return
-            known, since = place
-            epoch, first, last, changed, count = yield Batch(
-                _NAMESPACE,
-                (
-                    Get("epoch"),
-                    ZRange("changes", 0, 0),
-                    ZRange("changes", -1, -1),
-                    ZRangeByScore("changes", since + 1, limit=PAGE),
-                    ZCard("changes"),
-                ),
-            )
-            newest = last[0][1] if last else 0.0
-            cut_off = count >= _FEED and first[0][1] > since + 1
-            if epoch != known or newest < since or cut_off:
-                yield from self._load(place)
-                return
-            if not changed:
-                return
-            ids = [member.decode() for member, _ in changed]
-            holds = yield from self._fetch(ids)
-            reached = changed[-1][1]
-            # Another thread may have been faster, with less: then from there.
-            if self._apply(place, (epoch, reached), zip(ids, holds, strict=True)) and reached >= newest:
-                return
+            copy = self._copy
+            if copy is None:
+                copy = yield from self._load(None)
+            at = time.monotonic()
+            (stamp,) = yield _ASK
+            # No stamp is one, too, of a library to which nobody has written; else it is one that is not known.
+            if stamp == copy.stamp and (stamp is not None or copy.place == _NOTHING):
+                copy.asked = max(copy.asked, at)
+                return copy.index
+            if (yield from self._follow(copy, at)):
+                return copy.index
 
-    def _load(self, place: Place | None) -> Steps[None]:
-        """Read the whole library, page by page, in the place of what is known; what changes meanwhile is fed after."""
-        epoch, last, order = yield Batch(_NAMESPACE, (Get("epoch"), ZRange("changes", -1, -1), ZRange("order")))
-        loaded: dict[str, Held | None] = {}
-        for page in pages(order):
-            ids = [member.decode() for member, _ in page]
-            loaded.update(zip(ids, (yield from self._fetch(ids)), strict=True))
-        with self.index.lock:
-            gone = {held.id: None for held in self.index if held.id not in loaded}
-        self._apply(place, (epoch, last[0][1] if last else 0.0), {**gone, **loaded}.items())
-        yield from self.pull()
+    def pull_known(self) -> Steps[Index | None]:
+        if self._copy is None:
+            return None
+        index = yield from self.pull(0.0)
+        return index
+
+    def _fresh(self, copy: Copy, max_staleness: float) -> bool:
+        return copy.asked > self._wrote and time.monotonic() - copy.asked <= max_staleness
+
+    def _follow(self, copy: Copy, at: float) -> Steps[bool]:
+        """Bring the copy nearer to the library, or replace it; return whether it is what the library was at a time."""
+        place = copy.place
+        known, since = place
+        epoch, stamp, first, last, changed, count = yield Batch(
+            _NAMESPACE,
+            (
+                Get("epoch"),
+                Get("stamp"),
+                ZRange("changes", 0, 0),
+                ZRange("changes", -1, -1),
+                ZRangeByScore("changes", since + 1, limit=PAGE),
+                ZCard("changes"),
+            ),
+        )
+        newest = last[0][1] if last else 0.0
+        cut_off = count >= _FEED and first[0][1] > since + 1
+        if epoch != known or newest < since or cut_off:
+            yield from self._load(copy)
+            return False
+        ids = [member.decode() for member, _ in changed]
+        holds = (yield from self._fetch(ids)) if ids else []
+        reached = changed[-1][1] if changed else since
+        with copy.index.lock:
+            if self._copy is not copy or copy.place != place:
+                return False  # Another thread was faster, with less or with more.
+            for pattern_id, held in zip(ids, holds, strict=True):
+                if held is None:
+                    copy.index.remove(pattern_id)
+                else:
+                    copy.index.put(held)
+            copy.place = (epoch, reached)
+            if reached < newest:
+                copy.stamp = None
+                return False
+            copy.stamp = stamp
+            copy.asked = max(copy.asked, at)
+            return True
+
+    def _load(self, old: Copy | None) -> Steps[Copy]:
+        """Read the whole library, page by page, in the place of a copy; what changes meanwhile is to be fed after."""
+        epoch, stamp, last, total, page = yield Batch(
+            _NAMESPACE, (Get("epoch"), Get("stamp"), ZRange("changes", -1, -1), ZCard("order"), _page(-math.inf))
+        )
+        index = Index()
+        done = 0
+        while page:
+            documents = [HGetAll(f"p:{member.decode()}") for member, _ in page]
+            *found, following = yield Batch(_NAMESPACE, (*documents, _page(page[-1][1] + 1)))
+            for (member, order), fields in zip(page, found, strict=True):
+                held = _held(member.decode(), fields, order)
+                if held is not None:
+                    index.put(held)
+            done += len(page)
+            if self.on_load is not None:
+                self.on_load(done, max(total, done))
+            page = following
+        if self._copy is old:  # Else another thread was faster.
+            self._copy = Copy(index, (epoch, last[0][1] if last else 0.0), stamp)
+        assert self._copy is not None  # noqa: S101 - for the type checker: there is no way back to none
+        return self._copy
+
+    def get(self, pattern_id: str, max_staleness: float) -> Steps[Held | None]:
+        if self._copy is not None:
+            index = yield from self.pull(max_staleness)
+            return index.get(pattern_id)
+        (held,) = yield from self._fetch([pattern_id])
+        return held
+
+    def count(self) -> Steps[int]:
+        if self._copy is not None:
+            return len((yield from self.pull(0.0)))
+        (total,) = yield Batch.of(_NAMESPACE, ZCard("order"))
+        return total  # type: ignore[no-any-return]
+
+    def there(self, ids: Sequence[str]) -> Steps[set[str]]:
+        found: set[str] = set()
+        for page in pages(ids):
+            replies = yield Batch(_NAMESPACE, [Exists(f"p:{pattern_id}") for pattern_id in page])
+            found.update(itertools.compress(page, replies))
+        return found
 
     def _fetch(self, ids: Sequence[str]) -> Steps[list[Held | None]]:
         operations: list[Operation] = []
@@ -115,19 +205,6 @@ class SharedPatterns:
             operations += [HGetAll(f"p:{pattern_id}"), ZScore("order", pattern_id.encode())]
         replies = yield Batch(_NAMESPACE, operations)
         return [_held(pattern_id, *replies[2 * i : 2 * i + 2]) for i, pattern_id in enumerate(ids)]
-
-    def _apply(self, old: Place | None, new: Place, holds: Iterable[tuple[str, Held | None]]) -> bool:
-        """Bring the index from one place to another; return False if it is not at the first any more."""
-        with self.index.lock:
-            if self._place != old:
-                return False
-            for pattern_id, held in holds:
-                if held is None:
-                    self.index.remove(pattern_id)
-                else:
-                    self.index.put(held)
-            self._place = new
-            return True
 
     def _write(self, operations: Sequence[Operation], checks: Sequence[Check] = ()) -> Steps[list[Reply]]:
         """Do what changes patterns, in a library that has an epoch."""
@@ -139,6 +216,8 @@ class SharedPatterns:
                     raise
             else:
                 return replies
+            finally:
+                self._wrote = time.monotonic()  # Also if it is not known whether it was done.
             with contextlib.suppress(CheckError):  # Another was faster.
                 yield Batch(_NAMESPACE, (Set("epoch", secrets.token_hex(8).encode()),), (Check("epoch", 0),))
 
@@ -195,7 +274,12 @@ class SharedPatterns:
 
 
 def _changed(*ids: bytes) -> tuple[Operation, ...]:
-    return ZAppend("changes", ids), ZTrim("changes", _FEED)
+    return ZAppend("changes", ids), ZTrim("changes", _FEED), Set("stamp", secrets.token_bytes(8))
+
+
+def _page(first: float) -> ZRangeByScore:
+    """Ask for the next ids in the order of contribution: by place, since ranks move when one is removed meanwhile."""
+    return ZRangeByScore("order", first, limit=PAGE)
 
 
 def _held(pattern_id: str, fields: Mapping[str, bytes], order: float | None) -> Held | None:

@@ -12,6 +12,7 @@ import pytest
 from attrs import Factory, define
 from engines import ENGINES, Engine, Place, place
 
+from empathy_kv.kv.memory import MemoryKV
 from empathy_kv.pattern_library import PatternLibrary
 from empathy_kv.states import StateManager
 from empathy_kv.store import Store
@@ -68,6 +69,26 @@ def fresh(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Fresh]:
 def fresh_shared(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Fresh]:
     """On every engine that workers share, and that keeps what was stored: it can be closed and opened again."""
     yield from _homes(request, tmp_path)
+
+
+@define
+class SharedMemory(Home):
+    """A home in memory whose workers share it: it lasts as long as they do."""
+
+    kv: MemoryKV = Factory(MemoryKV)
+
+    def open(self, **options: Any) -> Store:
+        return Store(self.kv, **options)
+
+
+@pytest.fixture(params=["memory", *SHARED])
+def fresh_workers(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Fresh]:
+    """On every engine, for workers that share it."""
+    for fresh in _homes(request, tmp_path):
+        if request.param == "memory":
+            yield lambda: SharedMemory("memory", ENGINES["memory"], Place(tmp_path))
+        else:
+            yield fresh
 
 
 @pytest.fixture
