@@ -13,11 +13,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyroaring import BitMap
 
-from empathy_kv import index as index_module
-from empathy_kv import search
+from empathy_kv import catalogue, search
+from empathy_kv.catalogue import Mean
 from empathy_kv.codec import codec
 from empathy_kv.errors import LimitError
-from empathy_kv.index import Held, Index, Mean
+from empathy_kv.index import Held, Index
 from empathy_kv.matching import Question, relevance
 from empathy_kv.postings import Postings, Scale, Tally, count, share
 from empathy_kv.records import Pattern
@@ -101,6 +101,7 @@ def scanned(index: Index, question: Question) -> list[tuple[str, float, list[str
     gone=st.sets(st.integers(0, 29), max_size=5),
     used=st.dictionaries(st.integers(0, 29), outcomes, max_size=5),
     asked=st.lists(questions, min_size=1, max_size=4),
+    early=st.integers(0, 30),
     few=st.sampled_from([0, 1, 4, 40]),
     many=st.sampled_from([0, 3, 5000]),
 )
@@ -111,6 +112,7 @@ def test_an_index_answers_as_a_scan_does_order_included(
     gone: set[int],
     used: dict[int, tuple[int, int]],
     asked: list[Question],
+    early: int,
     few: int,
     many: int,
 ) -> None:
@@ -119,7 +121,9 @@ def test_an_index_answers_as_a_scan_does_order_included(
     arrivals = list(enumerate(library, 1))
     places.shuffle(arrivals)  # As the feed has them: by their last change, in no order of contribution.
     with mock.patch.multiple(search, _FEW=few, _MANY=many):
-        for order, pattern in arrivals:
+        for arrival, (order, pattern) in enumerate(arrivals):
+            if arrival == early:  # From here on the catalogue is kept up to date; before, it was not made.
+                assert answer(index, asked[0]) == scanned(index, asked[0])
             index.put(held(pattern, order))
         assert answer(index, asked[0]) == scanned(index, asked[0])
         for number, (success, failure) in used.items():
@@ -196,7 +200,7 @@ def test_only_a_few_of_many_that_match_are_looked_at() -> None:
             looked.append(number)
             return super().look(number, tags, rate)
 
-    with mock.patch.object(index_module, "Search", Watched):
+    with mock.patch.object(catalogue, "Search", Watched):
         for _ in range(5):
             looked.clear()
             question = Question({"k": dice.randrange(3), "l": dice.randrange(2), "tags": ["a"]})
