@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import os
-import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 import msgspec
 
 from empathy_kv.errors import ArgumentError, ArgumentTypeError
-from empathy_kv.kv.files.disk import replace, sync_directory, translated
+from empathy_kv.streams import write
 
 
 def destination(filepath: object, argument: str = "filepath") -> Path:
@@ -24,18 +23,6 @@ def destination(filepath: object, argument: str = "filepath") -> Path:
     if isinstance(path, bytes) or not path or "\0" in path or "\ud800" <= max(path) <= "\udfff":
         raise ArgumentError(f"{argument} must be the path of a file, not {path!r}", argument=argument)
     return Path(path)
-
-
-def write(path: Path, data: bytes) -> None:
-    """Write a file whole and durably, in the place of one that was there. Missing directories above it are made."""
-    with translated(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # Through a link to the file it names: replacing the link would leave that one as it was.
-        target = path.resolve() if path.is_symlink() else path
-        if target.is_dir():
-            raise ArgumentError(f"filepath must be a file; {path} is a directory", argument="filepath")
-        replace(target, data, secrets.token_hex(4))
-        sync_directory(target.parent)
 
 
 def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -73,4 +60,4 @@ def export(rows: Sequence[Mapping[str, Any]], filepath: str | os.PathLike[str]) 
     form = _FORMS.get(path.suffix.lower())
     if form is None:
         raise ArgumentError(f"filepath must end in {', '.join(_FORMS)}, not {path.name!r}", argument="filepath")
-    write(path, form(rows))
+    write(path, [form(rows)])

@@ -7,7 +7,7 @@ one decodes it, which costs no more than copying it would.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import Any, Final
 
@@ -66,6 +66,20 @@ class Index:
         """What is taken from the place of a pattern to make its number."""
         self._last = 0
         self._clear()
+
+    @classmethod
+    def of(cls, library: dict[str, Held]) -> Index:
+        """Return an index of patterns by id, each in another place of the order. It keeps the dict as its own."""
+        index = cls()
+        index._by_id = library
+        index._by_number = {held.order: held for held in library.values()}
+        index._all = BitMap(index._by_number.keys())
+        index._last = max(index._by_number, default=0)
+        agents: dict[str, list[int]] = {}
+        for number, held in index._by_number.items():
+            agents.setdefault(held.agent, []).append(number)
+        index._agents = Postings.of(agents)
+        return index
 
     def _clear(self) -> None:
         self._by_id: dict[str, Held] = {}
@@ -218,11 +232,13 @@ class Index:
             level = [held.id for held in found]
         return [held.pattern() for held in result]
 
-    def links(self) -> list[tuple[str, str]]:
-        """Return each link once, as the ids of its ends in order of contribution."""
-        return [
-            (held.id, far)
-            for held in self
-            for far in sorted(held.links)
-            if (other := self.get(far)) is not None and held.id in other.links and held.order < other.order
-        ]
+
+def links(library: Iterable[Held]) -> list[tuple[str, str]]:
+    """Return each link of a library once, as the ids of its ends in order of contribution."""
+    linked = {held.id: held for held in library if held.links}
+    return [
+        (held.id, far)
+        for held in sorted(linked.values(), key=lambda held: held.order)
+        for far in sorted(held.links)
+        if (other := linked.get(far)) is not None and held.id in other.links and held.order < other.order
+    ]

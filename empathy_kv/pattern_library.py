@@ -23,7 +23,7 @@ from empathy_kv.errors import (
     PatternExistsError,
     PatternNotFoundError,
 )
-from empathy_kv.index import SORTS, Held, Index
+from empathy_kv.index import SORTS, Held, Index, links
 from empathy_kv.kv.interface import KV, Steps, method, run
 from empathy_kv.kv.operations import boolean, integer, number, octets, text
 from empathy_kv.matching import Question
@@ -92,9 +92,9 @@ def taken(pattern_id: str) -> PatternExistsError:
 class LocalPatterns:
     """The index itself is the library. Nothing is yielded: there is no I/O."""
 
-    def __init__(self) -> None:
+    def __init__(self, index: Index | None = None) -> None:
         self.on_load: Progress | None = None
-        self.index = Index()
+        self.index = Index() if index is None else index
 
     def pull(self, max_staleness: float) -> Steps[Index]:  # noqa: ARG002 - nothing is ever stale
         yield from ()
@@ -331,6 +331,12 @@ class PatternRules:
         with index.lock:
             return index.stats()
 
+    def snapshot(self, *, max_staleness: float | None = None) -> Steps[list[Held]]:
+        """Return all patterns in the order of contribution, as they are at one moment, still encoded: what is saved."""
+        index = yield from self._pull(max_staleness)
+        with index.lock:
+            return list(index)
+
     def get_agent_contributions(self, *, max_staleness: float | None = None) -> Steps[dict[str, list[str]]]:
         """Return the ids that each agent contributed, in order."""
         index = yield from self._pull(max_staleness)
@@ -341,7 +347,7 @@ class PatternRules:
         """Return each link once, as a pair of ids."""
         index = yield from self._pull(max_staleness)
         with index.lock:
-            return index.links()
+            return links(index)
 
 
 def _agent(agent_id: str) -> None:
@@ -466,6 +472,7 @@ class PatternLibrary:
     get_library_stats = method(PatternRules.get_library_stats)
     get_agent_contributions = method(PatternRules.get_agent_contributions)
     get_links = method(PatternRules.get_links)
+    snapshot = method(PatternRules.snapshot)
 
     @property
     def patterns(self) -> PatternView:

@@ -7,8 +7,8 @@ tens of thousands in microseconds. None that is returned here may be changed by 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Iterator
-from typing import Final, Generic, TypeVar
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from typing import Final, Generic, Self, TypeVar
 
 from pyroaring import BitMap
 
@@ -25,6 +25,15 @@ class Postings(Generic[T]):
     def __init__(self) -> None:
         # A bitmap of one number takes 150 bytes, and a value that nobody else has is common.
         self._found: dict[T, int | BitMap] = {}
+
+    @classmethod
+    def of(cls, terms: Mapping[T, Sequence[int]]) -> Self:
+        """Return postings in which each term is had by one at least: all at once takes less than one by one."""
+        postings = cls()
+        postings._found = {
+            term: numbers[0] if len(numbers) == 1 else BitMap(numbers) for term, numbers in terms.items()
+        }
+        return postings
 
     def __len__(self) -> int:
         return len(self._found)
