@@ -17,10 +17,10 @@ from typing import Any, Generic, Self, TypeVar
 from empathy_kv.collection import CollectionRules
 from empathy_kv.errors import DamagedError
 from empathy_kv.kv.asynchronous import AsyncKV, run
-from empathy_kv.kv.interface import Asynchronous
+from empathy_kv.kv.interface import Asynchronous, method
 from empathy_kv.kv.operations import PAGE
 from empathy_kv.metrics import HISTORY, MetricRules, MetricsCollector
-from empathy_kv.pattern_library import PatternLibrary, PatternRules, PatternView
+from empathy_kv.pattern_library import PatternLibrary, PatternRules, PatternView, Settings
 from empathy_kv.shared_metrics import KVMetrics
 from empathy_kv.shared_patterns import SharedPatterns
 from empathy_kv.states import StateManager, StateRules
@@ -28,7 +28,7 @@ from empathy_kv.states import StateManager, StateRules
 T = TypeVar("T")
 
 
-class AsyncPatternLibrary(Asynchronous):
+class AsyncPatternLibrary(Settings, Asynchronous):
     """The patterns of a store in an event loop; as `PatternLibrary`."""
 
     def __init__(self, kv: AsyncKV) -> None:
@@ -51,12 +51,13 @@ class AsyncPatternLibrary(Asynchronous):
     get_library_stats = PatternLibrary.get_library_stats
     get_agent_contributions = PatternLibrary.get_agent_contributions
     get_links = PatternLibrary.get_links
+    snapshot = PatternLibrary.snapshot
 
-    _view = PatternLibrary._view
+    _view = method(PatternRules.view)
 
     @property
     def patterns(self) -> Coroutine[Any, Any, PatternView]:
-        """The patterns by id, to be awaited: `(await library.patterns)["id"]`."""
+        """The patterns by id, to be awaited: `(await library.patterns)["id"]`. It loads the library."""
         return self._view()
 
     @property

@@ -331,6 +331,11 @@ class PatternRules:
         with index.lock:
             return index.stats()
 
+    def view(self) -> Steps[PatternView]:
+        """Return the patterns by id, loaded, so that whoever looks at them asks nobody."""
+        index = yield from self.patterns.pull(0.0)
+        return PatternView(self.patterns, functools.partial(run, None), index)
+
     def snapshot(self, *, max_staleness: float | None = None) -> Steps[list[Held]]:
         """Return all patterns in the order of contribution, as they are at one moment, still encoded: what is saved."""
         index = yield from self._pull(max_staleness)
@@ -376,10 +381,10 @@ class PatternView(Mapping[str, Pattern]):
     A library that is not loaded here stays so for `len`, `in` and one key; to go over all of it loads it.
     """
 
-    def __init__(self, patterns: Patterns, run: Callable[[Steps[Any]], Any]) -> None:
+    def __init__(self, patterns: Patterns, run: Callable[[Steps[Any]], Any], index: Index | None) -> None:
         self._patterns = patterns
         self._run = run
-        self._index: Index | None = run(patterns.pull_known())
+        self._index = index
 
     def __len__(self) -> int:
         return self._run(self._patterns.count()) if self._index is None else len(self._index)
@@ -414,19 +419,10 @@ class PatternView(Mapping[str, Pattern]):
         return f"{type(self).__name__}({len(self)} patterns)"
 
 
-class PatternLibrary:
-    """Reusable solutions: contributed by agents, found by what they fit, judged by their outcomes.
+class Settings:
+    """What can be set of a library, for threads and in an event loop."""
 
-    `PatternLibrary()` is in memory; save and load it with `PatternPersistence`. `store.patterns` is the same on a store
-    that many workers share. Patterns that it returns are copies.
-    """
-
-    def __init__(self, patterns: Patterns | None = None, kv: KV | None = None) -> None:
-        self._rules = PatternRules(LocalPatterns() if patterns is None else patterns)
-        self._run = functools.partial(run, kv)
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({type(self._rules.patterns).__name__})"
+    _rules: PatternRules
 
     @property
     def max_staleness(self) -> float:
@@ -456,6 +452,21 @@ class PatternLibrary:
             raise ArgumentTypeError(f"on_load must be callable, not {type(call).__name__}", argument="on_load")
         self._rules.patterns.on_load = call
 
+
+class PatternLibrary(Settings):
+    """Reusable solutions: contributed by agents, found by what they fit, judged by their outcomes.
+
+    `PatternLibrary()` is in memory; save and load it with `PatternPersistence`. `store.patterns` is the same on a store
+    that many workers share. Patterns that it returns are copies.
+    """
+
+    def __init__(self, patterns: Patterns | None = None, kv: KV | None = None) -> None:
+        self._rules = PatternRules(LocalPatterns() if patterns is None else patterns)
+        self._run = functools.partial(run, kv)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({type(self._rules.patterns).__name__})"
+
     contribute_pattern = method(PatternRules.contribute_pattern)
     contribute_patterns = method(PatternRules.contribute_patterns)
     restore = method(PatternRules.restore)
@@ -477,7 +488,7 @@ class PatternLibrary:
     @property
     def patterns(self) -> PatternView:
         """The patterns by id, in order of contribution."""
-        return PatternView(self._rules.patterns, self._run)
+        return PatternView(self._rules.patterns, self._run, self._run(self._rules.patterns.pull_known()))
 
     @property
     def agent_contributions(self) -> dict[str, list[str]]:

@@ -13,9 +13,10 @@ from empathy_kv.cli.console import Refused, confirm, counted, document, progress
 from empathy_kv.cli.options import HERE, DryRun, Json, Where, Yes, opened, required
 from empathy_kv.codec import codec, parse
 from empathy_kv.errors import CodecError, StateNotFoundError
-from empathy_kv.export import destination, write
+from empathy_kv.export import destination
 from empathy_kv.records import CollaborationState
 from empathy_kv.states import StateManager
+from empathy_kv.streams import write
 
 app: Final = App(name="states", help="The collaboration states of users.")
 
@@ -71,10 +72,10 @@ def export(
     with opened(store) as open_store:
         states = list(_all(open_store.states))
     if file.suffix.lower() == ".jsonl":
-        write(destination(file), b"".join(_CODEC.encode(state) + b"\n" for state in states))
+        write(destination(file), (_CODEC.encode(state) + b"\n" for state in states))
     elif file.suffix.lower() == ".json":
         whole = msgspec.json.encode({"states": [msgspec.Raw(_CODEC.encode(state)) for state in states]})
-        write(destination(file), msgspec.json.format(whole, indent=2) + b"\n")
+        write(destination(file), [msgspec.json.format(whole, indent=2), b"\n"])
     else:
         directory = StateManager(state_dir=file)
         for state in states:
