@@ -7,7 +7,7 @@ tens of thousands in microseconds. None that is returned here may be changed by 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from typing import Final, Generic, Self, TypeVar
 
 from pyroaring import BitMap
@@ -27,11 +27,12 @@ class Postings(Generic[T]):
         self._found: dict[T, int | BitMap] = {}
 
     @classmethod
-    def of(cls, terms: Mapping[T, Sequence[int]]) -> Self:
-        """Return postings in which each term is had by one at least: all at once takes less than one by one."""
+    def of(cls, terms: Mapping[T, list[int] | BitMap]) -> Self:
+        """Return postings in which each term is had by one at least. Sets that are given become their own."""
         postings = cls()
         postings._found = {
-            term: numbers[0] if len(numbers) == 1 else BitMap(numbers) for term, numbers in terms.items()
+            term: numbers[0] if len(numbers) == 1 else numbers if type(numbers) is BitMap else BitMap(numbers)
+            for term, numbers in terms.items()
         }
         return postings
 
@@ -122,9 +123,9 @@ def union(sets: Iterable[BitMap]) -> BitMap:
 class Band:
     """The patterns whose figures lie next to each other."""
 
-    def __init__(self) -> None:
-        self.ids = BitMap()
-        self.values: Postings[float] = Postings()
+    def __init__(self, values: Postings[float]) -> None:
+        self.values = values
+        self.ids = BitMap(union([values[value] for value in values]))
 
     def descending(self) -> Iterator[tuple[float, BitMap]]:
         """Yield each value and who has it, the largest first."""
@@ -139,16 +140,19 @@ class Scale:
     one band at most. `band` says in which a value is; a larger value is in the same band or in a higher one.
     """
 
-    def __init__(self, band: Callable[[float], int]) -> None:
+    def __init__(self, band: Callable[[float], int], figures: Postings[float] | None = None) -> None:
         self._band = band
-        self._bands: dict[int, Band] = {}
+        places: dict[int, dict[float, BitMap]] = {}
+        for value in figures or ():
+            places.setdefault(band(value), {})[value] = figures[value]  # type: ignore[index]
+        self._bands = {place: Band(Postings.of(values)) for place, values in places.items()}
 
     def add(self, value: float, number: int) -> None:
         """Give a figure to a pattern that has none."""
         place = self._band(value)
         band = self._bands.get(place)
         if band is None:
-            band = self._bands[place] = Band()
+            band = self._bands[place] = Band(Postings())
         band.ids.add(number)
         band.values.add(value, number)
 
