@@ -319,7 +319,7 @@ class PatternRules:
     ) -> Steps[list[Pattern]]:
         """Return the `n` best by "success_rate", "usage_count" or "confidence", ties in order of contribution."""
         integer(n, "n", 0)
-        if sort_by not in SORTS:
+        if not isinstance(sort_by, str) or sort_by not in SORTS:
             raise ArgumentError(f"sort_by must be one of {', '.join(SORTS)}, not {sort_by!r}", argument="sort_by")
         index = yield from self._pull(max_staleness)
         with index.lock:
