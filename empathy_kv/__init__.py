@@ -45,6 +45,7 @@ if TYPE_CHECKING:
         UnavailableError,
         WrongTypeError,
     )
+    from empathy_kv.kv.interface import Durability, EvictionWarning
     from empathy_kv.metrics import MetricsCollector
     from empathy_kv.pattern_library import PatternLibrary
     from empathy_kv.persistence import PatternPersistence
@@ -70,9 +71,11 @@ __all__ = [
     "CounterError",
     "CounterOverflowError",
     "DamagedError",
+    "Durability",
     "EmpathyConfig",
     "EmpathyKVError",
     "EmpathyOS",
+    "EvictionWarning",
     "IdempotencyError",
     "Interaction",
     "LimitError",
@@ -111,6 +114,7 @@ _HOMES = {
         "AsyncStore",
     ),
     "collection": ("Collection",),
+    "kv.interface": ("Durability", "EvictionWarning"),
     "metrics": ("MetricsCollector",),
     "pattern_library": ("PatternLibrary",),
     "persistence": ("PatternPersistence",),

@@ -17,7 +17,7 @@ from typing import Any, Generic, Self, TypeVar
 from empathy_kv.collection import CollectionRules
 from empathy_kv.errors import DamagedError
 from empathy_kv.kv.asynchronous import AsyncKV, run
-from empathy_kv.kv.interface import Asynchronous, method
+from empathy_kv.kv.interface import Asynchronous, Durability, method
 from empathy_kv.kv.operations import PAGE
 from empathy_kv.metrics import HISTORY, MetricRules, MetricsCollector
 from empathy_kv.pattern_library import PatternLibrary, PatternRules, PatternView, Settings
@@ -173,6 +173,10 @@ class AsyncStore:
     def collection(self, name: str, kind: type[T]) -> AsyncCollection[T]:
         """Return the documents of a class under a name. It needs not exist, and costs nothing."""
         return AsyncCollection(name, kind, kv=self.kv)
+
+    async def durability(self) -> Durability:
+        """Return what a write that returned survives; as `Store.durability`."""
+        return await self.kv.durability()
 
     async def checkpoint(self) -> None:
         """Bring the JSON documents of a store on files up to date; as `Store.checkpoint`."""

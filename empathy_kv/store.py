@@ -12,7 +12,7 @@ from attrs import frozen
 
 from empathy_kv.collection import Collection
 from empathy_kv.errors import ArgumentError, DamagedError
-from empathy_kv.kv.interface import KV
+from empathy_kv.kv.interface import KV, Durability
 from empathy_kv.kv.operations import integer, number, text
 from empathy_kv.metrics import HISTORY, MetricsCollector
 from empathy_kv.pattern_library import PatternLibrary
@@ -56,6 +56,10 @@ class Store:
     def collection(self, name: str, kind: type[T]) -> Collection[T]:
         """Return the documents of a class under a name. It needs not exist, and costs nothing."""
         return Collection(name, kind, kv=self.kv)
+
+    def durability(self) -> Durability:
+        """Return what a write that returned survives, as far as the engine knows or its server tells."""
+        return self.kv.durability()
 
     def checkpoint(self) -> None:
         """Bring the JSON documents of a store on files up to date. It happens by itself; elsewhere nothing is to do."""

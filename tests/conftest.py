@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 from groups import Cluster, SentinelGroup, cluster, sentinel_group
 from hypothesis import HealthCheck, settings
-from servers import RedisServer, find_redis
+from servers import RedisServer, RestrictedServer, find_redis
 
 # No deadline: a shared machine that pauses for a moment is not a bug. Every value is named, because hypothesis
 # derives other defaults when it believes to run under CI (the same examples each time, for one).
@@ -33,6 +33,15 @@ def redis_server() -> Iterator[RedisServer]:
     if find_redis() is None:
         pytest.skip("no redis-server or valkey-server here (scripts/test brings one)")
     with RedisServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def redis_restricted() -> Iterator[RestrictedServer]:
+    """A server on which nobody may do more than the README says is needed."""
+    if find_redis() is None:
+        pytest.skip("no redis-server or valkey-server here (scripts/test brings one)")
+    with RestrictedServer() as server:
         yield server
 
 

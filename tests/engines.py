@@ -75,6 +75,12 @@ ENGINES: Final[Mapping[str, Engine]] = {
         shares=True,
         server="redis_server",
     ),
+    "redis, least privilege": Engine(
+        lambda place: RedisKV.from_url(place.url, prefix=place.prefix, timeout=10.0),
+        reopens=True,
+        shares=True,
+        server="redis_restricted",
+    ),
     "cluster": Engine(
         lambda place: RedisKV.from_url(place.url, prefix=place.prefix, timeout=10.0),
         reopens=True,

@@ -18,9 +18,9 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Final, NamedTuple, Self
 
-__all__ = ["RedisBinary", "RedisServer", "find_redis"]
+__all__ = ["RedisBinary", "RedisServer", "RestrictedServer", "find_redis"]
 
 # Waits for a line, which says that the server was ended in good order. When the pipe closes without one, pytest is
 # gone, however it died. PR_SET_PDEATHSIG would need no second process, but it exists on Linux only, follows the
@@ -189,6 +189,25 @@ class RedisServer:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+
+README: Final = Path(__file__).parent.parent / "README.md"
+
+
+class RestrictedServer(RedisServer):
+    """A server with the user of the README, for prefixes that begin with `test-`, and no other."""
+
+    PASSWORD: Final = "correct-horse-battery"
+
+    def start(self) -> None:
+        super().start()
+        (line,) = re.findall(r"^```acl\n(.*)\n```$", README.read_text(), re.MULTILINE)
+        assert self.ask(*line.replace("PASSWORD", self.PASSWORD).replace("{empathy:", "{test-").split()) == "+OK"
+        assert self.ask("ACL", "SETUSER", "default", "off") == "+OK"
+
+    @property
+    def url(self) -> str:
+        return f"redis://agents:{self.PASSWORD}@127.0.0.1:{self.port}/0"
 
 
 if __name__ == "__main__":

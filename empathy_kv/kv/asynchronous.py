@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any, Concatenate, Final, ParamSpec, Self, TypeVar, cast
 
 from empathy_kv.errors import DamagedError, EmpathyKVError, NotApplied, OutcomeUnknown
-from empathy_kv.kv.interface import KV, Collected, Keys, Namespace, Several, Steps, Writer
+from empathy_kv.kv.interface import KV, Collected, Durability, Keys, Namespace, Several, Steps, Writer
 from empathy_kv.kv.operations import PAGE, Batch, Check, Name, Operation, Reply, Settle, Token
 
 P = ParamSpec("P")
@@ -51,6 +51,10 @@ class AsyncKV(Writer, ABC):
     @abstractmethod
     async def close(self) -> None:
         """Give back what the engine holds. Closing twice is no error; using it afterwards is a `ClosedError`."""
+
+    async def durability(self) -> Durability:
+        """Return what the engine promises of a write that returned; as `KV.durability`."""
+        return Durability("unknown", "unknown", "unknown", "unknown", None)
 
     async def checkpoint(self) -> None:
         """Bring everything that is committed to where it stays; as `KV.checkpoint`."""
@@ -238,6 +242,9 @@ class DirectKV(AsyncKV):
     async def execute(self, batch: Batch) -> list[Reply]:
         return self._kv.execute(batch)
 
+    async def durability(self) -> Durability:
+        return self._kv.durability()
+
     async def keys(self, namespace: Name) -> AsyncIterator[str]:
         for key in self._kv.keys(namespace):
             yield key
@@ -288,6 +295,9 @@ class ThreadedKV(AsyncKV):
         while page := await self._call(list, itertools.islice(keys, PAGE)):
             for key in page:
                 yield key
+
+    async def durability(self) -> Durability:
+        return await self._call(self._kv.durability)
 
     async def checkpoint(self) -> None:
         await self._call(self._kv.checkpoint)

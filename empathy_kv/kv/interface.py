@@ -72,6 +72,32 @@ Steps: TypeAlias = Generator[Any, Any, R]
 """A piece of domain code: it yields batches (or what else its engine executes), is sent replies, and returns an R."""
 
 
+@frozen
+class Durability:
+    """What an engine promises of a write that returned. A server tells it, as far as it lets itself be asked.
+
+    `survives`: "nothing" (the end of the process that has the data loses it), "process" (kill -9, not a power cut),
+    "power" (a power cut), or "unknown". Of a server: `aof` is "always", "everysec", "no" (how often its append-only
+    file is synced), "off" or "unknown"; `rdb` is "on" (snapshots), "off" or "unknown"; `eviction` is its
+    maxmemory-policy, or "unknown"; `replicas` is how many it has, None if unknown. Of several, the weakest counts.
+    """
+
+    survives: Literal["nothing", "process", "power", "unknown"]
+    aof: str = "off"
+    rdb: str = "off"
+    eviction: str = "noeviction"
+    replicas: int | None = 0
+
+    def __str__(self) -> str:
+        if self.survives == "unknown":
+            return "unknown"
+        return f"survives {self.survives} (AOF {self.aof}, RDB {self.rdb}, eviction {self.eviction})"
+
+
+class EvictionWarning(UserWarning):
+    """The server removes keys when its memory is full: data is lost, or what makes a repeated write happen once."""
+
+
 class Writer:
     """What engines of both kinds are: a writer, which numbers its writes."""
 
@@ -119,6 +145,10 @@ class KV(Writer, ABC):
     @abstractmethod
     def close(self) -> None:
         """Give back what the engine holds. Closing twice is no error; using it afterwards is a `ClosedError`."""
+
+    def durability(self) -> Durability:
+        """Return what the engine promises of a write that returned; "unknown" unless it overrides this."""
+        return Durability("unknown", "unknown", "unknown", "unknown", None)
 
     def checkpoint(self) -> None:
         """Bring everything that is committed to where it stays: on files, from the journals into the documents.

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 
 from empathy_kv.errors import ClosedError
-from empathy_kv.kv.interface import KV
+from empathy_kv.kv.interface import KV, Durability
 from empathy_kv.kv.operations import Batch, Name, Reply, named
 from empathy_kv.kv.table import Table, expired
 
@@ -48,6 +48,9 @@ class MemoryKV(KV):
             now = time.time_ns() // 1_000_000
             keys = [key for key, entry in table.items() if not expired(entry, now)]
         yield from keys
+
+    def durability(self) -> Durability:
+        return Durability("nothing")
 
     def close(self) -> None:
         with self._lock:

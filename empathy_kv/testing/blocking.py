@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from empathy_kv.errors import DamagedError
 from empathy_kv.kv.asynchronous import AsyncKV
-from empathy_kv.kv.interface import KV
+from empathy_kv.kv.interface import KV, Durability
 from empathy_kv.kv.operations import Batch, Name, Reply, Token
 
 R = TypeVar("R")
@@ -46,6 +46,9 @@ class BlockingKV(KV):
         keys = self.asynchronous.keys(namespace)
         while page := self.call(_page(keys)):
             yield from page
+
+    def durability(self) -> Durability:
+        return self.call(self.asynchronous.durability())
 
     def checkpoint(self) -> None:
         self.call(self.asynchronous.checkpoint())

@@ -66,6 +66,10 @@ class TestRedisAsyncio(Conformance, engine="redis, asyncio"):
     pass
 
 
+class TestRedisLeastPrivilege(Conformance, engine="redis, least privilege"):
+    pass
+
+
 class TestCluster(Conformance, engine="cluster"):
     pass
 

@@ -22,7 +22,7 @@ from empathy_kv.errors import (
 from empathy_kv.kv.files import check, disk
 from empathy_kv.kv.files.directory import Directory
 from empathy_kv.kv.files.names import name
-from empathy_kv.kv.interface import KV
+from empathy_kv.kv.interface import KV, Durability
 from empathy_kv.kv.operations import Batch, Name, Reply, named, number, text
 
 IDLE: Final = 5.0
@@ -106,6 +106,9 @@ class FilesKV(KV):
         self._require_open()
         with disk.translated(self._base):
             return list(check.check(self._base))
+
+    def durability(self) -> Durability:
+        return Durability("power" if self._durable else "process")
 
     def close(self) -> None:
         with self._lock:

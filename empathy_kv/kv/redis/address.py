@@ -30,7 +30,15 @@ from empathy_kv.kv.redis.topology import Cluster, Node, Sentinel, Single, Topolo
 _FORGOTTEN: Final = (
     *("retry", "retry_on_timeout", "retry_on_error", "health_check_interval", "socket_timeout"),
     *("socket_connect_timeout", "decode_responses", "protocol", "parser_class", "max_connections"),
-    *("connection_class", "connection_pool", "check_connection", "is_master", "himport_registry", "event_dispatcher"),
+    *(
+        "response_callbacks",
+        "connection_class",
+        "connection_pool",
+        "check_connection",
+        "is_master",
+        "himport_registry",
+        "event_dispatcher",
+    ),
 )
 """Settings of a caller's client that would change what goes over a connection, or belong to its pool."""
 
@@ -52,11 +60,11 @@ def from_url(url: str, *, asynchronous: bool) -> Topology:
     try:
         return _parsed(url, asynchronous)
     except (ValueError, TypeError, redis.exceptions.RedisError) as error:
-        # Neither the URL nor the error's text, which quotes it: there may be a password in it.
-        raise ArgumentError(
-            f"url must be one as redis://host:6379/0 or redis+sentinel://host:26379/service/0 ({type(error).__name__})",
-            argument="url",
-        ) from None
+        wrong = type(error).__name__
+    # Neither the URL nor the error, whose text quotes it: there may be a password in it.
+    raise ArgumentError(
+        f"url must be one as redis://host:6379/0 or redis+sentinel://host:26379/service/0 ({wrong})", argument="url"
+    )
 
 
 def _parsed(url: str, asynchronous: bool) -> Topology:

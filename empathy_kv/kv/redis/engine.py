@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any, ClassVar, Self
 
 from empathy_kv.kv.asynchronous import AsyncKV
-from empathy_kv.kv.interface import KV
+from empathy_kv.kv.interface import KV, Durability
 from empathy_kv.kv.operations import Batch, Name, Reply
 from empathy_kv.kv.redis import address
 from empathy_kv.kv.redis.connections import Connections
@@ -62,6 +62,9 @@ class RedisKV(KV):
             if after is None:
                 return
 
+    def durability(self) -> Durability:
+        return self._connections.run(self._server.durability())
+
     def close(self) -> None:
         self._connections.close()
 
@@ -105,6 +108,9 @@ class AsyncRedisKV(AsyncKV):
                 yield key
             if after is None:
                 return
+
+    async def durability(self) -> Durability:
+        return await self._connections.run(self._server.durability())
 
     async def close(self) -> None:
         await self._finish()

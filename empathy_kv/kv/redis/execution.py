@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import random
 import time
-import warnings
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -30,6 +29,7 @@ from empathy_kv.errors import (
     WrongTypeError,
 )
 from empathy_kv.kv.redis.commands import Call, pack
+from empathy_kv.kv.redis.promises import MEMORY, warn_of_eviction
 from empathy_kv.kv.redis.topology import Exchange, Lost, Node, Pause, Talk, Topology
 
 _FIRST_PAUSE: Final = 0.005
@@ -61,7 +61,6 @@ _ELSEWHERE: Final = frozenset(("MASTERDOWN", "CLUSTERDOWN", "READONLY", "LOADING
 _ANSWERS: Final = frozenset(("LOADING", "NOAUTH", "NOPERM", "MAXCLIENTS"))
 """Answers of which redis-py makes an error of the connection."""
 _ASKING: Final = pack("ASKING")
-_INFO: Final = pack("INFO", "memory")
 
 
 def code(error: Exception) -> str:
@@ -122,7 +121,6 @@ class Execution:
                 if not isinstance(reply, Exception):
                     return reply
                 cause, waited = reply, False
-            asked = None
             name = code(cause)
             now = time.monotonic()
             if name == "WRONGTYPE":
@@ -131,6 +129,7 @@ class Execution:
                 # The server was restarted, or its scripts were flushed.
                 data = call.whole()
                 continue
+            asked = None
             if name in ("MOVED", "ASK"):
                 told = _told(cause)
                 if name == "MOVED":
@@ -174,7 +173,7 @@ class Execution:
             # Less than the patience, so that its answer is in time.
             pieces.append(pack("WAIT", wait, max(1, int(patience * 700))))
         if look:
-            pieces.append(_INFO)
+            pieces.append(MEMORY)
         replies = yield Exchange(
             node,
             b"".join(pieces),
@@ -231,6 +230,28 @@ class Execution:
                 # One with all the patience that a call has. What was wrong for it was mostly wrong for the others.
                 replies[left[0]] = yield from self.perform(calls[left.pop(0)])
         return replies
+
+    def everywhere(self, questions: Sequence[bytes]) -> Talk[list[Sequence[Any]]]:
+        """Return what each server that takes writes answers to some commands; an error is an answer."""
+        deadline = time.monotonic() + self.timeout
+        while True:
+            answers: list[Sequence[Any]] = []
+            node: Node | None = None
+            try:
+                for node in (yield from self.topology.masters(self._patience)):
+                    answers.append((yield Exchange(node, b"".join(questions), len(questions), self._patience)))
+            except Lost as lost:
+                if node is not None:
+                    self.topology.forget(node)
+                if isinstance(lost.cause, ClosedError):
+                    raise lost.cause from lost
+                if answered(lost.cause):
+                    raise translate(lost.cause) from lost.cause
+                if time.monotonic() >= deadline:
+                    raise self._unavailable(lost.cause) from lost.cause
+                yield Pause(_FIRST_PAUSE)
+            else:
+                return answers
 
     def _unknown(self, call: Call, cause: Exception) -> OutcomeUnknown:
         if isinstance(cause, Unconfirmed):
@@ -292,28 +313,3 @@ def translate(error: Exception) -> EmpathyKVError:
     if "unknown command" in str(error):
         return NotApplied(f"the server does not know the command: {error}")
     return StorageError(f"the server refused: {error}")
-
-
-class EvictionWarning(UserWarning):
-    """The server removes keys when its memory is full: data is lost, and what is kept for exactly once with it."""
-
-
-def warn_of_eviction(reply: Any) -> None:
-    """Warn if the answer to `INFO memory` says that the server evicts keys. One that does not tell is not warned of."""
-    told = information(reply)
-    policy = told.get("maxmemory_policy", "noeviction")
-    if policy != "noeviction" and told.get("maxmemory", "0") != "0":
-        warnings.warn(
-            f"the server's maxmemory-policy is {policy}: when its memory is full it removes keys, and with them what "
-            f"was stored, or what makes a repeated write happen once; set it to noeviction",
-            EvictionWarning,
-            stacklevel=2,
-        )
-
-
-def information(reply: Any) -> dict[str, str]:
-    """Return the fields of an answer to INFO; none if the server did not give one."""
-    if not isinstance(reply, bytes):
-        return {}
-    lines = (line.partition(":") for line in reply.decode(errors="replace").splitlines())
-    return {name: value for name, colon, value in lines if colon}

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from empathy_kv.errors import NotApplied, OutcomeUnknown
+from empathy_kv.kv.interface import Durability
 from empathy_kv.kv.operations import Batch, Get, Name, Reply, Settle, Token, named, number, text
 from empathy_kv.kv.redis.commands import (
     Layout,
@@ -21,6 +22,7 @@ from empathy_kv.kv.redis.commands import (
     wrong,
 )
 from empathy_kv.kv.redis.execution import Execution
+from empathy_kv.kv.redis.promises import QUESTIONS, STRENGTH, promised
 from empathy_kv.kv.redis.topology import Talk, Topology
 
 _PAGE: Final = 1000
@@ -81,6 +83,11 @@ class Server:
         if any(isinstance(reply, Exception) for reply in said):
             return (yield from self.execute(batch))  # It is another key by now.
         return read(batch, said)
+
+    def durability(self) -> Talk[Durability]:
+        """Return what the servers say of themselves; the weakest counts."""
+        promises = [promised(told) for told in (yield from self._execution.everywhere(QUESTIONS))]
+        return min(promises, key=lambda promise: STRENGTH.index(promise.survives))
 
     def _write(self, batch: Batch, layout: Layout, token: Token | None) -> Talk[list[Reply]]:
         call = written(batch, layout, token)
