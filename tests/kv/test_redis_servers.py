@@ -131,7 +131,7 @@ def test_a_write_that_too_few_replicas_have_is_of_unknown_outcome_and_settles_as
 ) -> None:
     prefix = fresh()
     with (
-        connect(redis_server.url, prefix=prefix, replicas=1, timeout=0.3) as store,
+        connect(redis_server.url, prefix=prefix, replicas=1, timeout=1.0) as store,
         pytest.raises(OutcomeUnknown, match="only 0 of 1 replicas confirmed it") as caught,
     ):
         store.kv.namespace("a").incr("n")

@@ -97,6 +97,7 @@ class Execution:
         deadline = started + self.timeout
         data = call.named()
         asked: Node | None = None
+        unconfirmed: Exception | None = None
         redirections = 0
         pause = _FIRST_PAUSE
         while True:
@@ -141,6 +142,7 @@ class Execution:
                     continue
             elif isinstance(cause, Unconfirmed):
                 call.doubtful = waited = True
+                unconfirmed = cause
                 if not call.repeatable:
                     raise self._unknown(call, cause) from cause
             elif name in _PASSING:
@@ -150,7 +152,7 @@ class Execution:
                 raise translate(cause) from cause
             if now + pause >= deadline:
                 if call.doubtful:
-                    raise self._unknown(call, cause) from cause
+                    raise self._unknown(call, unconfirmed or cause) from cause
                 raise self._unavailable(cause) from cause
             if not waited:
                 # Spread, so that many workers do not come back at the same moment.
