@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Final
 
 import files
+import remote
 from attrs import evolve
 from harness import Figure, Job, Progress, measure
 from report import machine, plain, table
 
-FAMILIES: Final = {"files": files.jobs}
+FAMILIES: Final = {"files": files.jobs, "redis": remote.jobs}
 SCALES: Final = {
     "full": "some minutes",
     "quick": "about a minute",

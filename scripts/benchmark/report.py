@@ -21,7 +21,9 @@ NUMBERS: Final = ("median", "best", "p99", "spread")
 
 def machine(directory: Path) -> dict[str, Any]:
     """Return what figures depend on beside the code of this package."""
-    versions = {name: _version(name) for name in ("diskcache", "lmdb", "sqlitedict", "cattrs", "msgspec")}
+    versions = {
+        name: _version(name) for name in ("diskcache", "lmdb", "sqlitedict", "cattrs", "msgspec", "redis", "hiredis")
+    }
     with tempfile.TemporaryDirectory(dir=directory) as place:
         shelve.open(f"{place}/shelf").close()
         database = dbm.whichdb(f"{place}/shelf")

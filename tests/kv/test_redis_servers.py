@@ -6,13 +6,15 @@ import asyncio
 import contextlib
 import logging
 import secrets
+import select
+import socket
 import ssl
 import subprocess
 import threading
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -229,30 +231,32 @@ def tls_port(redis_server: RedisServer, certificate: Path) -> Iterator[int]:
     """A port that speaks TLS and leads to the server: not every server is built with it."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate / "cert.pem", certificate / "key.pem")
-    started: Future[tuple[int, Callable[[], object]]] = Future()
+    listener = socket.create_server(("127.0.0.1", 0))
 
-    async def pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+    def accept() -> None:
         with contextlib.suppress(OSError):
-            while data := await source.read(65536):
-                sink.write(data)
-                await sink.drain()
-        sink.close()
+            while True:
+                client, _ = listener.accept()
+                threading.Thread(target=serve, args=(client,), daemon=True).start()
 
-    async def both(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        there = await asyncio.open_connection("127.0.0.1", redis_server.port)
-        await asyncio.gather(pump(reader, there[1]), pump(there[0], writer))
+    def serve(client: socket.socket) -> None:
+        with client, contextlib.suppress(OSError):
+            client = context.wrap_socket(client, server_side=True)
+            with client, socket.create_connection(("127.0.0.1", redis_server.port)) as server:
+                while True:
+                    ready = [client] if client.pending() else select.select([client, server], [], [])[0]
+                    for source, sink in ((client, server), (server, client)):
+                        if source in ready:
+                            data = source.recv(65536)
+                            if not data:
+                                return
+                            sink.sendall(data)
 
-    async def main() -> None:
-        loop, stopped = asyncio.get_running_loop(), asyncio.Event()
-        async with await asyncio.start_server(both, "127.0.0.1", 0, ssl=context) as server:
-            started.set_result((server.sockets[0].getsockname()[1], lambda: loop.call_soon_threadsafe(stopped.set)))
-            await stopped.wait()
-
-    thread = threading.Thread(target=lambda: asyncio.run(main()))
+    thread = threading.Thread(target=accept, daemon=True)
     thread.start()
-    port, stop = started.result(30)
-    yield port
-    stop()
+    yield listener.getsockname()[1]
+    listener.shutdown(socket.SHUT_RDWR)
+    listener.close()
     thread.join()
 
 
@@ -291,8 +295,11 @@ def test_clients_of_a_cluster_and_of_a_sentinel_group(redis_cluster: Cluster, re
         for number in range(20):
             assert store.kv.namespace(str(number)).incr("n") == 1
     sentinels = [("127.0.0.1", sentinel.port) for sentinel in redis_sentinels.sentinels]
-    with redis.Sentinel(sentinels).master_for(SERVICE) as client, connect(client, prefix=fresh()) as store:
+    discovery = redis.Sentinel(sentinels)
+    with discovery.master_for(SERVICE) as client, connect(client, prefix=fresh()) as store:
         assert store.kv.namespace("a").incr("n") == 1
+    for sentinel in discovery.sentinels:
+        sentinel.close()
 
     async def main() -> None:
         client = redis.asyncio.RedisCluster(host="127.0.0.1", port=port)
@@ -300,10 +307,12 @@ def test_clients_of_a_cluster_and_of_a_sentinel_group(redis_cluster: Cluster, re
             for number in range(20):
                 assert await store.kv.namespace(str(number)).incr("n") == 1
         await client.aclose()
-        master = redis.asyncio.Sentinel(sentinels).master_for(SERVICE)
+        discovery = redis.asyncio.Sentinel(sentinels)
+        master = discovery.master_for(SERVICE)
         async with await connect_async(master, prefix=fresh()) as store:
             assert await store.kv.namespace("a").incr("n") == 1
-        await master.aclose()
+        for each in (master, *discovery.sentinels):
+            await each.aclose()
 
     asyncio.run(main())
 

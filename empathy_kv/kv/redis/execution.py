@@ -16,6 +16,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, Final
 
+import hiredis
 import redis
 
 from empathy_kv.errors import (
@@ -74,7 +75,7 @@ def code(error: Exception) -> str:
 
 def answered(error: Exception) -> bool:
     """Return whether an error is a server's answer, so that nothing was done: redis-py takes some for its own."""
-    return isinstance(error, redis.exceptions.ResponseError) or code(error) in _ANSWERS
+    return isinstance(error, (redis.exceptions.ResponseError, hiredis.ReplyError)) or code(error) in _ANSWERS
 
 
 class Execution:
@@ -85,6 +86,8 @@ class Execution:
         self.timeout = timeout
         self._replicas = replicas
         self._patience = min(timeout / 10, 0.5)
+        self._simple = not replicas
+        """Whether a reply is all that a call waits for."""
         self._looked = False
         """Whether it is known how the server evicts, as far as it tells."""
 
@@ -107,7 +110,12 @@ class Execution:
                 node = asked or self.topology.known(call.hash_slot)
                 if node is None:
                     node = yield from self.topology.find(call.hash_slot, patience)
-                reply = yield from self._exchange(call, node, data, patience, deadline - now, asked is not None)
+                if asked is None and self._simple and (self._looked or not call.writes):
+                    step = Exchange(node, data, call.count, patience, deadline - now, patience < 2 * self._patience)
+                    step.once = not call.repeatable
+                    reply = _outcome((yield step))
+                else:
+                    reply = yield from self._exchange(call, node, data, patience, deadline - now, asked is not None)
             except Lost as lost:
                 cause: Exception = lost.cause
                 call.doubtful = call.doubtful or (lost.sent and call.writes)
@@ -164,11 +172,6 @@ class Execution:
         """Make one try and return the reply, an error if the server said one or replicas did not confirm."""
         look = call.writes and not self._looked
         wait = self._replicas if call.writes else 0
-        if not (asking or wait or look):
-            replies = yield Exchange(
-                node, data, call.count, patience, limit, self._usual(patience), once=not call.repeatable
-            )
-            return _outcome(replies)
         pieces = [_ASKING] if asking else []
         pieces.append(data)
         if wait:
@@ -182,7 +185,7 @@ class Execution:
             len(pieces) - 1 + call.count,
             patience,
             limit,
-            self._usual(patience),
+            patience < 2 * self._patience,
             alone=bool(wait),
             once=not call.repeatable,
         )
@@ -196,9 +199,6 @@ class Execution:
             if isinstance(confirmed, Exception) or confirmed < wait:
                 return Unconfirmed(confirmed, wait)
         return reply
-
-    def _usual(self, patience: float) -> bool:
-        return patience < 2 * self._patience
 
     def several(self, calls: Sequence[Call]) -> Talk[list[Any]]:
         """Have calls done that only read, those of one server in one round trip; return their replies in order."""

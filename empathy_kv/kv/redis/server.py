@@ -50,6 +50,8 @@ class Server:
         if not operations:
             return []
         said = yield from self._execution.perform(looked_up(batch, layout))
+        if len(operations) == 1 and not isinstance(said, Exception):
+            return read(batch, (said,))
         return (yield from self._seen(batch, layout, said))
 
     def several(self, batches: Sequence[Batch]) -> Talk[list[list[Reply]]]:
