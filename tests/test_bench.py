@@ -97,7 +97,7 @@ def test_nothing_is_left_if_it_is_ended_early(number: signal.Signals, tmp_path: 
 
 
 def test_jobs_and_stores_are_chosen_by_name(tmp_path: Path) -> None:
-    done = bench("--tiny", "--dir", tmp_path, "--json", tmp_path / "figures", "get", "files/put", "--stores", "sq,empa")
+    done = bench("--tiny", "--dir", tmp_path, "--json", tmp_path / "figures", "files/get", "put", "--stores", "sq,empa")
     assert done.returncode == 0, done.stderr
     figures = json.loads((tmp_path / "figures").read_text())["figures"]
     assert {item["job"] for item in figures} == {"files/put", "files/get"}

@@ -6,13 +6,14 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Any, assert_type
+from typing import Any, Literal, assert_type
 
 import attrs
 import fakeredis
 
 import empathy_kv
 from empathy_kv import (
+    AsyncStore,
     CheckError,
     CollaborationState,
     Collection,
@@ -27,6 +28,7 @@ from empathy_kv import (
     StateManager,
     Store,
     connect,
+    connect_async,
 )
 
 
@@ -163,3 +165,23 @@ def errors(error: CheckError) -> None:
     assert_type(error.key, str)
     assert_type(error.expected, int | None)
     assert_type(error.message, str)
+
+
+async def event_loops(at: datetime) -> None:
+    async with await connect_async("redis://localhost", timeout=1.0, replicas=1) as store:
+        assert_type(store, AsyncStore)
+        assert_type(await store.metrics.record_interaction("u", 3, True, 145.3, at=at), bool)
+        assert_type((await store.metrics.get_user_stats("u"))["total_operations"], int)
+        assert_type(await store.states.load_state("u"), CollaborationState)
+        assert_type(await store.patterns.get_pattern("p"), Pattern | None)
+        assert_type(await store.patterns.find_patterns({"k": 1}, limit=3), list[PatternMatch])
+        assert_type((await store.patterns.patterns)["p"], Pattern)
+        assert_type(await store.collection("notes", Note).get("n"), Note | None)
+        assert_type((await store.durability()).survives, Literal["nothing", "process", "power", "unknown"])
+        jobs = store.kv.namespace("jobs")
+        assert_type(await jobs.get("k"), bytes | None)
+        assert_type(await jobs.set("k", b"v", ttl=1.5, expected_version=0), int)
+        assert_type(await jobs.zrange("z"), list[tuple[bytes, float]])
+        assert_type([key async for key in jobs.keys()], list[str])  # noqa: SIM118 - no mapping
+        await store.states.save_state("u")  # type: ignore[call-arg]
+        await store.metrics.record_interaction("u", "3", True, 1.0)  # type: ignore[arg-type]

@@ -56,12 +56,17 @@ class Server:
 
     def several(self, batches: Sequence[Batch]) -> Talk[list[list[Reply]]]:
         """Do batches that only read, in one round trip, and return their replies."""
-        layouts = [self._layout(batch.namespace) for batch in batches]
-        calls = [looked_up(batch, layout) for batch, layout in zip(batches, layouts, strict=True)]
+        replies: list[list[Reply]] = [[] for _ in batches]
+        together: list[tuple[int, Batch, Layout]] = []
+        for place, batch in enumerate(batches):
+            if batch.writes or batch.checks:
+                replies[place] = yield from self.execute(batch)
+            elif batch.operations:
+                together.append((place, batch, self._layout(batch.namespace)))
+        calls = [looked_up(batch, layout) for _, batch, layout in together]
         all_said = yield from self._execution.several(calls)
-        replies = []
-        for batch, layout, said in zip(batches, layouts, all_said, strict=True):
-            replies.append((yield from self._seen(batch, layout, said)))
+        for (place, batch, layout), said in zip(together, all_said, strict=True):
+            replies[place] = yield from self._seen(batch, layout, said)
         return replies
 
     def _seen(self, batch: Batch, layout: Layout, said: Any) -> Talk[list[Reply]]:

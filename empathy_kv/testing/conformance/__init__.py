@@ -15,7 +15,7 @@ engine keeps what it holds: a write is checked by other operations than its own,
 
 from __future__ import annotations
 
-from empathy_kv.testing.conformance.batches import Atomicity, Tokens
+from empathy_kv.testing.conformance.batches import Atomicity, Several, Tokens
 from empathy_kv.testing.conformance.lifetime import Aliasing, Closing, Reopening, Sharing
 from empathy_kv.testing.conformance.names import HostileTexts, Keys, Limits, Namespaces
 from empathy_kv.testing.conformance.structures import Hashes, Kinds, SortedSets
@@ -33,6 +33,7 @@ class KVConformance(
     SortedSets,
     Kinds,
     Atomicity,
+    Several,
     Tokens,
     Namespaces,
     HostileTexts,

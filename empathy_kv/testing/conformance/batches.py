@@ -86,6 +86,41 @@ FAILURES: Final[dict[str, tuple[type[EmpathyKVError], tuple[Operation, ...], tup
 """What a batch is refused for; each stands at its end."""
 
 
+class Several(Suite):
+    def test_several_batches_are_answered_in_order(self, kv: KV) -> None:
+        for number in range(5):
+            ns = kv.namespace("several", str(number))
+            ns.execute(Set("k", b"%d" % number), HSet("h", {"f": b"%d" % number}), ZAdd("z", {b"m": float(number)}))
+        batches = [
+            batch
+            for number in range(6)
+            for batch in (
+                Batch(("several", str(number)), (Get("k"), HGetAll("h"), ZRange("z"))),
+                Batch(("several", str(number)), (Get("k"), Get("absent"))),
+                Batch(("several", str(number)), (Get("k"),)),
+                Batch(("several", str(number)), ()),
+            )
+        ]
+        assert kv.several(batches) == [kv.execute(batch) for batch in batches]
+        assert kv.several(batches)[4] == [b"1", {"f": b"1"}, [(b"m", 1.0)]]
+        assert kv.several([]) == []
+
+    def test_what_cannot_be_read_in_one_of_several_raises_as_alone(self, kv: KV, ns: Namespace) -> None:
+        ns.execute(HSet("h", {"f": b"1"}), Set("k", b"1"))
+        for wrong in (Get("h"), ZRange("k"), HGetAll("k")):
+            with pytest.raises(WrongTypeError) as caught:
+                kv.several([Batch(ns.name, (Get("k"),)), Batch(ns.name, (Get("k"), wrong))])
+            assert caught.value.key == wrong.key
+
+    def test_a_token_that_an_engine_gives_is_for_one_write(self, kv: KV, ns: Namespace) -> None:
+        token, other = kv.token(*ns.name), kv.token(*ns.name)
+        assert token != other
+        batch = Batch(ns.name, (IncrBy("n"),), (), token)
+        assert kv.execute(batch) == kv.execute(batch) == [1]
+        assert (kv.settle(token), kv.settle(other)) == (True, False)
+        assert ns.get("n") == b"1"
+
+
 class Atomicity(Suite):
     def fill(self, ns: Namespace) -> None:
         """Write keys of every kind."""
