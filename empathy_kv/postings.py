@@ -146,6 +146,8 @@ class Scale:
         for value in figures or ():
             places.setdefault(band(value), {})[value] = figures[value]  # type: ignore[index]
         self._bands = {place: Band(Postings.of(values)) for place, values in places.items()}
+        self._sorted: list[tuple[int, Band]] | None = None
+        """The bands, the highest first; None if there are others since."""
 
     def add(self, value: float, number: int) -> None:
         """Give a figure to a pattern that has none."""
@@ -153,6 +155,7 @@ class Scale:
         band = self._bands.get(place)
         if band is None:
             band = self._bands[place] = Band(Postings())
+            self._sorted = None
         band.ids.add(number)
         band.values.add(value, number)
 
@@ -164,15 +167,18 @@ class Scale:
         band.ids.remove(number)
         if not band.ids:
             del self._bands[place]
+            self._sorted = None
 
     def bands(self) -> list[tuple[int, Band]]:
         """Return the bands with their places, the highest first."""
-        return sorted(self._bands.items(), reverse=True)
+        if self._sorted is None:
+            self._sorted = sorted(self._bands.items(), reverse=True)
+        return self._sorted
 
     def descending(self) -> Iterator[tuple[float, BitMap]]:
         """Yield each value and who has it, the largest first."""
-        for place in sorted(self._bands, reverse=True):
-            yield from self._bands[place].descending()
+        for _, band in self.bands():
+            yield from band.descending()
 
     def at_least(self, value: float) -> BitMap:
         """Return a new set: who has a value or more."""

@@ -12,6 +12,7 @@ those the first contributed come first, and so do bitmaps.
 
 from __future__ import annotations
 
+import functools
 import heapq
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -31,15 +32,23 @@ _MANY: Final = 5000
 
 
 @define(eq=False)
-class Part:
-    """The patterns with one share of equal values, or of tags in common.
-
-    There are `hits` of them. `exactly` says which of a set are in the part.
-    """
+class ByValues:
+    """The patterns with one share of equal values, of which there are `hits`."""
 
     share: float
     hits: int
     exactly: Callable[[BitMap], BitMap]
+    """Says which of a set are among them."""
+
+
+@define(eq=False)
+class ByTags:
+    """The patterns with one share of tags in common, of which there are `hits`."""
+
+    share: float
+    hits: int
+    having: BitMap | None
+    """Who has the number of tags that makes the share; None if it does not matter."""
 
 
 @define(eq=False)
@@ -87,17 +96,28 @@ class Search:
     """How many keys of the question every pattern has."""
     _elsewhere: Sequence[BitMap] = field(init=False)
     """The other keys."""
+    _asked: Tally = field(init=False)
+    """How many of the tags that are asked for."""
+    _by_tags: Sequence[ByTags] = field(init=False)
+    """The parts by tags, the largest share first."""
+    _top: float = field(init=False)
+    """What no success rate exceeds."""
 
     def __attrs_post_init__(self) -> None:
         self._elsewhere = [members for members in self.keys if len(members) < len(self.library)]
         self._everywhere = len(self.keys) - len(self._elsewhere)
+        self._asked = Tally(self.tags)
+        self._by_tags = self._tag_parts()
+        self._top = ceiling(self.rates.bands()[0][0]) if self.library else 0.0
 
     def best(self, limit: int, figures: Callable[[int], tuple[int, float]]) -> list[Found]:
         """Return the best matches, in their order. `figures` gives a pattern's number of tags and its success rate."""
         heap: list[tuple[float, int, Found]] = []
-        for bound, members in best_first(self._by_values()):
-            if len(heap) == limit and bound < heap[0][0]:
-                break
+
+        def least() -> float:
+            return heap[0][0] if len(heap) == limit else THRESHOLD
+
+        for bound, members in best_first(self._by_values(), least):
             for number in members:
                 if len(heap) == limit and (bound, -number) < heap[0][:2]:
                     break
@@ -120,64 +140,63 @@ class Search:
 
     def _by_values(self) -> Iterator[Division]:
         """Yield divisions of all that may match."""
-        top = max((ceiling(place) for place, _ in self.rates.bands()), default=0.0)
-        by_tags = self._tag_parts()
+        among = functools.cache(partial(self._asked.exactly, among=self.among))
         many = sum(map(len, self.values)) > _MANY
         for values in self._value_parts():
             if many and values.hits < 2:
-                yield self._by_tags(values, top, by_tags, None)
+                yield self._divided(values, among, values.exactly)
             else:
-                bound = relevance(values.share, by_tags[0].share, top)
-                found = partial(values.exactly, self.among)
-                yield iter([Class(bound, found, partial(self._by_tags, values, top, by_tags))])
+                bound = relevance(values.share, self._by_tags[0].share, self._top)
+                yield iter([Class(bound, partial(values.exactly, self.among), partial(self._found, values))])
 
-    def _value_parts(self) -> list[Part]:
-        """Return the parts by equal values."""
+    def _value_parts(self) -> list[ByValues]:
         equal, shared = Tally(self.values), Tally(self._elsewhere)
 
-        def part(hits: int, more: int) -> Part:
-            return Part(
-                hits / (self._everywhere + more),
-                hits,
-                lambda members: shared.exactly(more, equal.exactly(hits, members)),
-            )
+        def exactly(hits: int, more: int, members: BitMap) -> BitMap:
+            return shared.exactly(more, equal.exactly(hits, members))
 
         parts = [
-            part(hits, more)
+            ByValues(hits / (self._everywhere + more), hits, partial(exactly, hits, more))
             for hits in range(1, equal.most + 1)
             for more in range(max(0, hits - self._everywhere), shared.most + 1)
         ]
-        return [*parts, Part(0.0, 0, partial(equal.exactly, 0))]
+        return [*parts, ByValues(0.0, 0, partial(equal.exactly, 0))]
 
-    def _tag_parts(self) -> list[Part]:
-        """Return the parts by tags in common, the largest share first."""
-        asked = Tally(self.tags)
-
-        def part(hits: int, count: int) -> Part:
-            return Part(
-                hits / count,
-                hits,
-                lambda members: asked.exactly(hits, members) & self.tag_counts[count],
-            )
-
-        parts = [part(hits, count) for hits in range(1, asked.most + 1) for count in self.tag_counts if count >= hits]
+    def _tag_parts(self) -> list[ByTags]:
+        parts = [
+            ByTags(hits / count, hits, self.tag_counts[count])
+            for hits in range(1, self._asked.most + 1)
+            for count in self.tag_counts
+            if count >= hits
+        ]
         parts.sort(key=lambda part: part.share, reverse=True)
-        return [*parts, Part(0.0, 0, partial(asked.exactly, 0))]
+        return [*parts, ByTags(0.0, 0, None)]
 
-    def _by_tags(self, values: Part, top: float, by_tags: Sequence[Part], members: BitMap | None) -> Division:
-        """Divide a part by values, or what was found of it. One that was not found is looked for among the others."""
-        for tags in by_tags:
-            bound = relevance(values.share, tags.share, top)
+    def _found(self, values: ByValues, members: BitMap) -> Division:
+        """Divide a part by values that was found."""
+        return self._divided(values, functools.cache(partial(self._asked.exactly, among=members)), None)
+
+    def _divided(
+        self, values: ByValues, asked: Callable[[int], BitMap], within: Callable[[BitMap], BitMap] | None
+    ) -> Division:
+        """Divide a part by values by tags. `asked` says who has how many of them, `within` who of those is in the part.
+
+        That is None if `asked` is about the part alone.
+        """
+        for tags in self._by_tags:
+            bound = relevance(values.share, tags.share, self._top)
             if bound <= THRESHOLD:
                 return
             yield Class(
-                bound,
-                partial(tags.exactly, members) if members is not None else partial(self._both, values, tags),
-                partial(self._by_success, values.share, tags.share),
+                bound, partial(self._both, tags, asked, within), partial(self._by_success, values.share, tags.share)
             )
 
-    def _both(self, values: Part, tags: Part) -> BitMap:
-        return values.exactly(tags.exactly(self.among))
+    @staticmethod
+    def _both(tags: ByTags, asked: Callable[[int], BitMap], within: Callable[[BitMap], BitMap] | None) -> BitMap:
+        members = asked(tags.hits)
+        if tags.having is not None and members:
+            members = members & tags.having
+        return within(members) if within is not None and members else members
 
     def _by_success(self, values: float, tags: float, members: BitMap) -> Division:
         for place, band in self.rates.bands():
@@ -189,8 +208,11 @@ class Search:
             yield Class(relevance(values, tags, rate), partial(members.__and__, ids))
 
 
-def best_first(divisions: Iterable[Division]) -> Iterator[tuple[float, BitMap]]:
-    """Yield the members of classes and their bounds, the highest first; large ones are divided in their turn."""
+def best_first(divisions: Iterable[Division], least: Callable[[], float]) -> Iterator[tuple[float, BitMap]]:
+    """Yield the members of classes and their bounds, the highest first; large ones are divided in their turn.
+
+    It ends when no class is left whose bound is at least what `least` says, which may have risen meanwhile.
+    """
     serial = itertools.count()
     heap: list[tuple[float, int, Class, Division]] = []
 
@@ -203,6 +225,8 @@ def best_first(divisions: Iterable[Division]) -> Iterator[tuple[float, BitMap]]:
         advance(division)
     while heap:
         _, _, reached, division = heapq.heappop(heap)
+        if reached.bound < least():
+            return
         advance(division)
         members = reached.find()
         if reached.divide is not None and len(members) > _FEW:

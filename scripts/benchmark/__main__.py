@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Final
 
 import files
+import patterns
 import remote
 from attrs import evolve
 from harness import Figure, Job, Progress, measure
 from report import machine, plain, table
 
-FAMILIES: Final = {"files": files.jobs, "redis": remote.jobs}
+FAMILIES: Final = {"files": files.jobs, "redis": remote.jobs, "patterns": patterns.jobs}
 SCALES: Final = {
     "full": "some minutes",
     "quick": "about a minute",
