@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import threading
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta, timezone
@@ -28,10 +29,13 @@ from empathy_kv.store import Store, connect
 if TYPE_CHECKING:
     from domain.conftest import Fresh, Home
 
+PROFILE = os.environ.get("EMPATHY_KV_PROFILE")
 MANY = settings(
     max_examples=settings.default.max_examples // 3 + 1,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
 )
+# 10,000 in the nightly run, over all engines.
+WORKERS = settings(MANY, max_examples=2500 if PROFILE == "nightly" else MANY.max_examples)
 
 
 Library = Callable[[], PatternLibrary]
@@ -693,7 +697,7 @@ def test_a_library_agrees_with_the_naive_model(
     question=finds,
     sizes=st.sampled_from([(100_000, 500), (4, 2), (3, 1), (8, 3)]),
 )
-@MANY
+@WORKERS
 def test_two_workers_agree_with_the_naive_model_however_their_changes_interleave(
     fresh_workers: Fresh, script: list[tuple[int, tuple[Any, ...]]], question: tuple[Any, ...], sizes: tuple[int, int]
 ) -> None:
