@@ -114,6 +114,7 @@ class Index:
 
         Another one in the same place of the order has to go: that place was given anew, so it was removed.
         """
+        pattern = None if self._made is None else held.pattern()  # First: what cannot be decoded changes nothing.
         old = self._by_id.get(held.id)
         if old is not None and (old.order, old.agent, old.document) != (held.order, held.agent, held.document):
             self.remove(held.id)
@@ -126,10 +127,10 @@ class Index:
             self._all.add(number)
             self._agents.add(held.agent, number)
             self._last = max(self._last, held.order)
-            if self._made is not None:
-                self._made.add(number, held.pattern())
-        elif self._made is not None:
-            self._made.update(number, held.pattern())
+            if self._made is not None and pattern is not None:
+                self._made.add(number, pattern)
+        elif self._made is not None and pattern is not None:
+            self._made.update(number, pattern)
         self._by_id[held.id] = self._by_number[number] = held
 
     def remove(self, pattern_id: str) -> bool:

@@ -19,7 +19,7 @@ import itertools
 import operator
 import re
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final, TypeAlias
 
@@ -287,9 +287,9 @@ class _Patterns:
                 self.add_value(parse(bytes(item)))
             return
         documents = _ENCODER.encode_lines(items).split(b"\n")[:-1]
-        if _usual(items) and max(map(len, documents)) <= MAX_VALUE:
+        ids, agents = [item.id for item in items], [item.agent_id for item in items]
+        if _short(ids) and _short(set(agents)) and _usual_times(items) and max(map(len, documents)) <= MAX_VALUE:
             # All of it without a step of Python for each, which would take as long as to read and write them.
-            ids, agents = [item.id for item in items], [item.agent_id for item in items]
             count = len(self.held)
             self.held.update(zip(ids, map(Held, ids, agents, itertools.count(count + 1), documents), strict=False))
             if len(self.held) != count + len(ids):
@@ -316,11 +316,15 @@ _MOMENTS: Final = re.compile(r"(?:\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.(?!000000)\
 """Times as we write them, a line each."""
 
 
-def _usual(items: Sequence[StoredPattern]) -> bool:
-    """Return whether the ids and the times of patterns are as we write them."""
-    lengths = [len(item.id) for item in items] + [len(item.agent_id) for item in items]
-    moments = [item.discovered_at for item in items] + [item.last_used for item in items if item.last_used is not None]
-    if min(lengths) == 0 or max(lengths) > _SHORT or not _MOMENTS.fullmatch("\n".join((*moments, ""))):
+def _short(ids: Collection[str]) -> bool:
+    return min(map(len, ids)) > 0 and max(map(len, ids)) <= _SHORT
+
+
+def _usual_times(items: Sequence[StoredPattern]) -> bool:
+    """Return whether the times of patterns are there, and as we write them."""
+    moments = [item.discovered_at for item in items]
+    moments += [item.last_used for item in items if item.last_used is not None]
+    if not _MOMENTS.fullmatch("\n".join((*moments, ""))):
         return False
     try:
         deque(map(datetime.fromisoformat, moments), 0)

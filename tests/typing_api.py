@@ -24,6 +24,7 @@ from empathy_kv import (
     Pattern,
     PatternLibrary,
     PatternMatch,
+    PatternPersistence,
     Response,
     StateManager,
     Store,
@@ -65,6 +66,12 @@ def patterns(library: PatternLibrary, pattern: Pattern) -> None:
     assert_type(library.remove_patterns(["p"]), int)
     assert_type(library.find_patterns({"a": 1}, pattern_type=None, min_confidence=0.5, limit=3), list[PatternMatch])
     assert_type(library.query_patterns("agent", {"a": 1}), list[PatternMatch])
+    assert_type(library.find_patterns({"a": 1}, max_staleness=0.5), list[PatternMatch])
+    assert_type(library.get_pattern("p", max_staleness=0.5), Pattern | None)
+    assert_type(library.max_staleness, float)
+    library.on_load = lambda done, total: None
+    PatternPersistence.save_to_json(library, "patterns.json", progress=lambda done, total: None)
+    assert_type(PatternPersistence.load_from_json("patterns.json", progress=None), PatternLibrary)
     assert_type(library.record_pattern_outcome("p", True), None)
     assert_type(library.link_patterns("p", "q"), None)
     assert_type(library.get_related_patterns("p", depth=2), list[Pattern])

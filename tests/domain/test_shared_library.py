@@ -11,10 +11,17 @@ from unittest import mock
 import pytest
 
 from empathy_kv import shared_patterns
-from empathy_kv.errors import ArgumentError, ArgumentTypeError, OutcomeUnknown, PatternExistsError, PatternNotFoundError
+from empathy_kv.errors import (
+    ArgumentError,
+    ArgumentTypeError,
+    CodecError,
+    OutcomeUnknown,
+    PatternExistsError,
+    PatternNotFoundError,
+)
 from empathy_kv.kv.interface import KV
 from empathy_kv.kv.memory import MemoryKV
-from empathy_kv.kv.operations import Batch, Get, HGetAll, Name, Reply, ZRange
+from empathy_kv.kv.operations import Batch, Get, HGet, HGetAll, HSet, Name, Reply, ZRange
 from empathy_kv.pattern_library import PatternLibrary
 from empathy_kv.records import Pattern
 from empathy_kv.store import Store
@@ -346,3 +353,20 @@ def test_ids_of_any_length_and_kind_stand_in_the_feed(kv: Asked, library: Patter
     assert found(library) == ids
     assert [id for id in itertools.chain(ids, ["x"]) if id in library.patterns] == ids
     assert kv.kv.execute(Batch(("patterns",), (ZRange("changes"),)))[0][-1][0] == b"order"
+
+
+def test_a_document_that_somebody_spoilt_is_an_error_until_it_is_whole_again(
+    kv: Asked, library: PatternLibrary, other: PatternLibrary
+) -> None:
+    before = found(library)
+    (document,) = kv.kv.execute(Batch(("patterns",), (HGet("p:1", "doc"),)))
+    for spoilt in (b"{", b'{"id": 1}', document.replace(b'"k":1', b'"k":NaN')):
+        kv.kv.execute(Batch(("patterns",), (HSet("p:1", {"doc": spoilt}),)))
+        other.remove_pattern("0")
+        other.record_pattern_outcome("1", True)
+        for _ in range(2):
+            with pytest.raises(CodecError):
+                found(library)
+        kv.kv.execute(Batch(("patterns",), (HSet("p:1", {"doc": document}),)))
+        assert sorted(found(library)) == sorted(before)
+        assert dict(library.patterns) == dict(other.patterns)
