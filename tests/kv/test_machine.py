@@ -102,7 +102,8 @@ def test_all_engines_agree_with_the_model(
 
         return fresh
 
-    run({name: opened(ENGINES[name]) for name in names}, PARTS)
+    # In an event loop half as often: the engines are the same behind another driver.
+    run({name: opened(ENGINES[name]) for name in names}, PARTS if names is THREADS else 2 * PARTS)
 
 
 @pytest.mark.parametrize("durability", ["fsync", "os"])
