@@ -21,6 +21,7 @@ class BlockingKV(KV):
 
     def __init__(self, make: Callable[[], AsyncKV]) -> None:
         super().__init__()
+        self._loop = _loop()
         self.asynchronous = make()
         """The engine itself."""
         self._tokens = self.asynchronous._tokens
@@ -28,7 +29,7 @@ class BlockingKV(KV):
 
     def call(self, coroutine: Coroutine[Any, Any, R]) -> R:
         """Run a coroutine in the event loop and return its result."""
-        return asyncio.run_coroutine_threadsafe(coroutine, _loop()).result()
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
 
     def execute(self, batch: Batch) -> list[Reply]:
         return self.call(self.asynchronous.execute(batch))

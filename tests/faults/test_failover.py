@@ -6,7 +6,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 import pytest
 from attrs import Factory, define
@@ -14,8 +14,10 @@ from groups import DURABLE, Cluster, SentinelGroup, cluster, role, sentinel_grou
 from servers import RedisServer
 
 from empathy_kv.errors import NotApplied, OutcomeUnknown
+from empathy_kv.kv.interface import KV
 from empathy_kv.kv.operations import Batch, HIncrBy, IncrBy, Name, Token
-from empathy_kv.kv.redis import RedisKV
+from empathy_kv.kv.redis import AsyncRedisKV, RedisKV
+from empathy_kv.testing.blocking import BlockingKV
 
 WRITERS: Final = 4
 LATER: Final = 2.0
@@ -29,7 +31,7 @@ Fault: TypeAlias = Literal["kill", "freeze"]
 class Load:
     """Writers that count, each time under a name of its own and in all, until they are stopped."""
 
-    kv: RedisKV
+    kv: KV
     acknowledged: set[str] = Factory(set)
     unknown: dict[str, Token] = Factory(dict)
     last: float = 0.0
@@ -95,13 +97,24 @@ def moved(group: Group, prefix: str, old: RedisServer) -> Callable[[], bool]:
     return look
 
 
+def in_threads(url: str, **options: Any) -> KV:
+    return RedisKV.from_url(url, **options)
+
+
+def in_an_event_loop(url: str, **options: Any) -> KV:
+    return BlockingKV(lambda: AsyncRedisKV.from_url(url, **options))
+
+
 @pytest.mark.parametrize("fault", ["kill", "freeze"])
 @pytest.mark.parametrize("replicas", [0, 1])
-def test_nothing_is_done_twice_or_by_half_and_writing_goes_on(group: Group, fault: Fault, replicas: int) -> None:
+@pytest.mark.parametrize("drive", [in_threads, in_an_event_loop])
+def test_nothing_is_done_twice_or_by_half_and_writing_goes_on(
+    group: Group, fault: Fault, replicas: int, drive: Callable[..., KV]
+) -> None:
     prefix = f"test-{secrets.token_hex(4)}"
     until(group.ready)
     victim = master(group, prefix)
-    with RedisKV.from_url(group.url, prefix=prefix, timeout=30.0, replicas=replicas) as kv:
+    with drive(group.url, prefix=prefix, timeout=30.0, replicas=replicas) as kv:
         load = Load(kv)
         load.start()
         try:

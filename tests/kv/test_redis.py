@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import redis
@@ -151,6 +152,21 @@ def test_writes_go_on_when_the_server_forgets_its_scripts(redis_server: RedisSer
         for i in range(1, 4):
             client.script_flush()
             assert ns.incr("counter") == i
+
+
+def test_writes_go_on_when_the_server_is_started_again() -> None:
+    with (
+        RedisServer("--appendonly", "yes", "--appendfsync", "always") as server,
+        RedisKV.from_url(server.url, timeout=30.0) as kv,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        ns = kv.namespace("a")
+        assert ns.incr("n") == 1
+        server.kill()
+        incremented = pool.submit(ns.incr, "n")
+        server.start()
+        assert incremented.result() == 2
+        assert ns.get("n") == b"2"
 
 
 def test_two_prefixes_on_one_server_never_see_each_other(redis_server: RedisServer) -> None:
