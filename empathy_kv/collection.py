@@ -71,7 +71,7 @@ class CollectionRules(Generic[T]):
         found: dict[str, T] = {}
         every = pages(list(dict.fromkeys(map(_id, ids))))
         while together := list(itertools.islice(every, _TOGETHER)):
-            answers = yield Several([Batch(self.namespace, [Get(name) for name in page]) for page in together])
+            answers = yield Several([Batch.gets(self.namespace, page) for page in together])
             for page, replies in zip(together, answers, strict=True):
                 for name, data in zip(page, replies, strict=True):
                     if data is not None:

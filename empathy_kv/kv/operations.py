@@ -810,6 +810,16 @@ class Batch:
         made.__class__ = cls
         return cast(Batch, made)
 
+    @classmethod
+    def gets(cls, namespace: Name, keys: Sequence[str]) -> Batch:
+        """Return a batch that reads values; `namespace` and `keys`, at most `PAGE` of them, are checked ones."""
+        operations = []
+        for key in keys:
+            operation: Get = object.__new__(Get)
+            _put(operation, "key", key)
+            operations.append(operation)
+        return cls._made(namespace, tuple(operations), (), None, False)
+
     def signed(self, token: Token) -> Batch:
         """Return the same batch, which must be one that writes, with a token."""
         return self._made(self.namespace, self.operations, self.checks, token, self.writes)

@@ -248,7 +248,8 @@ def looked_up(batch: Batch, layout: Layout) -> Call:
 def _command(operation: Operation, layout: Layout) -> bytes:
     form = FORMS[type(operation)]
     key = layout.prefix + operation.key.encode()
-    return pack(form.command, key, *form.arguments(operation))
+    packed: bytes = hiredis.pack_command((form.command, key, *form.arguments(operation)))  # type: ignore[arg-type]
+    return packed
 
 
 def kind_of(key: str, layout: Layout) -> Call:

@@ -14,6 +14,7 @@ import os
 import socket
 import struct
 import time
+import weakref
 from collections import defaultdict, deque
 from collections.abc import Sequence
 from typing import Any, Final, TypeVar
@@ -70,7 +71,7 @@ class _Wire:
         self._reader = hiredis.Reader()
         self._buffer = bytearray(_BUFFER)
         self.used = 0.0
-        """When it was given back."""
+        """When it was used."""
 
     def exchange(self, data: bytes, count: int) -> list[Any]:
         """Send commands and return the replies, among them the errors that the server answers with."""
@@ -121,8 +122,12 @@ class Connections:
 
     def __init__(self) -> None:
         self._idle: dict[Node, deque[_Wire]] = defaultdict(deque)
-        self._process = os.getpid()
         self._closed = False
+        _ALL.add(self)
+
+    def forked(self) -> None:
+        """Begin with no connections, in a child: those that there are belong to the parent."""
+        self._idle = defaultdict(deque)
 
     def run(self, talk: Talk[R]) -> R:
         """Drive an execution to its end."""
@@ -145,8 +150,6 @@ class Connections:
             return result
 
     def _exchange(self, step: Exchange) -> Sequence[Any]:
-        if os.getpid() != self._process:
-            self._idle, self._process = defaultdict(deque), os.getpid()
         if self._closed:
             raise Lost(ClosedError("the store is closed"), sent=False)
         idle = self._idle[step.node]
@@ -162,7 +165,7 @@ class Connections:
             raise
         # After some errors redis-py has closed it.
         if step.usual and not self._closed and not isinstance(replies[-1], redis.exceptions.ConnectionError):
-            wire.used = time.monotonic()
+            wire.used = step.at
             idle.append(wire)
         else:
             wire.close()
@@ -174,7 +177,7 @@ class Connections:
                 wire = idle.pop()
             except IndexError:
                 break
-            if (step.once or time.monotonic() - wire.used > _STALE) and wire.dirty():
+            if (step.once or step.at - wire.used > _STALE) and wire.dirty():
                 wire.close()
                 continue
             return wire
@@ -210,9 +213,21 @@ class Connections:
     def close(self) -> None:
         """Close what nobody uses; what is in use is closed when its call ends."""
         self._closed = True
-        if os.getpid() == self._process:
-            for idle in self._idle.values():
-                self._drop(idle)
+        for idle in list(self._idle.values()):
+            self._drop(idle)
+
+
+_ALL: Final[weakref.WeakSet[Connections]] = weakref.WeakSet()
+
+
+def _forked() -> None:
+    for connections in list(_ALL):
+        connections.forked()
+
+
+if hasattr(os, "register_at_fork"):
+    # Not by asking for the process's number before each call.
+    os.register_at_fork(after_in_child=_forked)
 
 
 def _named(error: Exception) -> Exception:

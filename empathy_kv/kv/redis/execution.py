@@ -111,11 +111,15 @@ class Execution:
                 if node is None:
                     node = yield from self.topology.find(call.hash_slot, patience)
                 if asked is None and self._simple and (self._looked or not call.writes):
-                    step = Exchange(node, data, call.count, patience, deadline - now, patience < 2 * self._patience)
-                    step.once = not call.repeatable
-                    reply = _outcome((yield step))
+                    step = Exchange(
+                        node, data, call.count, patience, now, deadline - now, patience < 2 * self._patience
+                    )
+                    if call.writes:
+                        step.once = call.token is None
+                    replies = yield step
+                    reply = replies[0] if call.count == 1 else _outcome(replies)
                 else:
-                    reply = yield from self._exchange(call, node, data, patience, deadline - now, asked is not None)
+                    reply = yield from self._exchange(call, node, data, patience, now, deadline, asked is not None)
             except Lost as lost:
                 cause: Exception = lost.cause
                 call.doubtful = call.doubtful or (lost.sent and call.writes)
@@ -168,7 +172,9 @@ class Execution:
                 pause = min(pause * 2, _LONGEST_PAUSE)
                 now = time.monotonic()
 
-    def _exchange(self, call: Call, node: Node, data: bytes, patience: float, limit: float, asking: bool) -> Talk[Any]:
+    def _exchange(
+        self, call: Call, node: Node, data: bytes, patience: float, now: float, deadline: float, asking: bool
+    ) -> Talk[Any]:
         """Make one try and return the reply, an error if the server said one or replicas did not confirm."""
         look = call.writes and not self._looked
         wait = self._replicas if call.writes else 0
@@ -184,7 +190,8 @@ class Execution:
             b"".join(pieces),
             len(pieces) - 1 + call.count,
             patience,
-            limit,
+            now,
+            deadline - now,
             patience < 2 * self._patience,
             alone=bool(wait),
             once=not call.repeatable,
@@ -217,6 +224,7 @@ class Execution:
                             data,
                             sum(calls[number].count for number in numbers),
                             self._patience,
+                            time.monotonic(),
                             self.timeout,
                         )
                     except Lost:
@@ -241,7 +249,9 @@ class Execution:
             node: Node | None = None
             try:
                 for node in (yield from self.topology.masters(self._patience)):
-                    answers.append((yield Exchange(node, b"".join(questions), len(questions), self._patience)))
+                    answers.append(
+                        (yield Exchange(node, b"".join(questions), len(questions), self._patience, time.monotonic()))
+                    )
             except Lost as lost:
                 if node is not None:
                     self.topology.forget(node)

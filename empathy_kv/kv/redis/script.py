@@ -127,6 +127,11 @@ WRITE: Final = Script(
 --       and at the end of all: sequence, or "" without a token; digest of the batch; issued (ms)
 -- Returns the replies as RESP text, which is kept for who asks again.
 
+-- Looked up once: each use would look it up again.
+local tonumber, type, pcall = tonumber, type, redis.pcall
+local match, find, byte, sub, format, concat = string.match, string.find, string.byte, string.sub, string.format,
+  table.concat
+
 local last = #ARGV - 3
 local sequence, digest, issued = ARGV[last + 1], ARGV[last + 2], ARGV[last + 3]
 local clock
@@ -136,13 +141,13 @@ local clock
 if sequence ~= '' then
   local kept = call('GET', KEYS[4])
   if kept then
-    local passed, sum = string.match(kept, '^(%d+) (%S+) ')
+    local passed, sum = match(kept, '^(%d+) (%S+) ')
     if passed == sequence then
       if sum == '-' then return {'token', 'void'} end
       if sum ~= digest then return {'token', 'reused'} end
       -- A write, so that a WAIT on this connection waits for the first one too.
       call('PEXPIRE', KEYS[4], TOKEN_MEMORY)
-      return string.sub(kept, #passed + #sum + 3)
+      return sub(kept, #passed + #sum + 3)
     end
     if tonumber(passed) > tonumber(sequence) then return {'token', 'passed'} end
   end
@@ -194,15 +199,15 @@ local function beyond(high, low)
 end
 
 local function split(digits)
-  if digits ~= '0' and not string.find(digits, '^%-?[1-9]%d*$') then return nil end
+  if digits ~= '0' and not find(digits, '^%-?[1-9]%d*$') then return nil end
   local sign = 1
-  if string.sub(digits, 1, 1) == '-' then
+  if sub(digits, 1, 1) == '-' then
     sign = -1
-    digits = string.sub(digits, 2)
+    digits = sub(digits, 2)
   end
   if #digits > 19 then return nil end
-  local high = sign * (tonumber(string.sub(digits, 1, -10)) or 0)
-  local low = sign * tonumber(string.sub(digits, -9))
+  local high = sign * (tonumber(sub(digits, 1, -10)) or 0)
+  local low = sign * tonumber(sub(digits, -9))
   if beyond(high, low) then return nil end
   return high, low
 end
@@ -224,13 +229,13 @@ local function sum(a, b)
     high, low = high + 1, low - 1000000000
   end
   if beyond(high, low) then return nil, 'overflow' end
-  if high == 0 then return string.format('%.0f', low) end
-  return string.format('%.0f', high) .. string.format('%09.0f', math.abs(low))
+  if high == 0 then return format('%.0f', low) end
+  return format('%.0f', high) .. format('%09.0f', math.abs(low))
 end
 
 local function payload(key)
   local stored = call('GET', key)
-  return stored and string.sub(stored, string.find(stored, ' ', 1, true) + 1)
+  return stored and sub(stored, find(stored, ' ', 1, true) + 1)
 end
 
 -- follows: whether what an operation does may follow from one before it. Then these say what those have made of values
@@ -244,19 +249,19 @@ while at <= last do
   local name, key, count = ARGV[at], KEYS[tonumber(ARGV[at + 1])], tonumber(ARGV[at + 2])
   local from = at + 3
   local held = kinds[key]
-  local initial = string.byte(name)
+  local initial = byte(name)
   local stored
   if held == nil then
     -- What has to be read anyway says what the key holds, too: an error if it is something else.
     local reply
     if initial == 122 then
-      reply = redis.pcall('ZCARD', key)
+      reply = pcall('ZCARD', key)
       if type(reply) == 'number' then
         held, sizes[key], was[key] = reply > 0 and 'zset' or 'none', reply, reply > 0
         kinds[key] = held
       end
     elseif name == 'hincrby' and count <= 200 then
-      reply = redis.pcall('HMGET', key, unpack(ARGV, from, from + count / 2 - 1))
+      reply = pcall('HMGET', key, unpack(ARGV, from, from + count / 2 - 1))
       if not reply['err'] and reply[1] then
         held, kinds[key], was[key], stored = 'hash', 'hash', true, reply
       end
@@ -286,7 +291,7 @@ while at <= last do
       local old = stored[i]
       if known and known[field] ~= nil then old = known[field] end
       if old then
-        if #old < 14 and #total < 14 and (string.find(old, '^[1-9]%d*$') or old == '0') then
+        if #old < 14 and #total < 14 and (find(old, '^[1-9]%d*$') or old == '0') then
           total = (old + total) .. ''
         else
           total, why = sum(old, total)
@@ -345,7 +350,7 @@ end
 -- Execution
 
 local revision
-if ARGV[1] == 'w' then revision = string.format('%.0f', call('INCR', KEYS[1])) end
+if ARGV[1] == 'w' then revision = format('%.0f', call('INCR', KEYS[1])) end
 
 -- alive: whether a key that was written is there. expires: when it will be gone, false is never.
 local alive, expires = {}, {}
@@ -390,7 +395,7 @@ while at <= last do
     alive[key] = true
     local totals = {}
     for i = 2, #entries, 2 do totals[i / 2] = entries[i] end
-    reply = table.concat(totals, ' ')
+    reply = concat(totals, ' ')
   elseif name == 'zadd' then
     alive[key] = true
     if ARGV[from] == '' then
@@ -431,10 +436,10 @@ while at <= last do
     local score, added = math.max(tonumber(newest[2] or '0'), -SCORE_MAX), 0
     for i = from, to do
       score = score + 1
-      added = added + call('ZADD', key, string.format('%.17g', score), ARGV[i])
+      added = added + call('ZADD', key, format('%.17g', score), ARGV[i])
     end
     if sizes[key] then sizes[key] = sizes[key] + added end
-    reply = string.format('%.17g', score)
+    reply = format('%.17g', score)
   elseif name == 'vincrby' then
     call('SET', key, revision .. ' ' .. sums[at], 'KEEPTTL')
     alive[key] = true
@@ -485,26 +490,26 @@ for key, before in pairs(was) do
   if lives == nil then lives = before end
   local ends = expires[key]
   if lives and not before then
-    name = string.sub(key, skip)
+    name = sub(key, skip)
     -- It may still be there from a life that expired.
     if call('ZADD', KEYS[2], 0, name) == 0 and not ends then ends = false end
   elseif not lives then
     ends = nil
     if before then
-      name = string.sub(key, skip)
+      name = sub(key, skip)
       call('ZREM', KEYS[2], name)
       ends = false
     end
   end
   if ends then
     clock = clock or now()
-    call('ZADD', KEYS[3], string.format('%.0f', clock + ends), name or string.sub(key, skip))
+    call('ZADD', KEYS[3], format('%.0f', clock + ends), name or sub(key, skip))
   elseif ends == false then
-    call('ZREM', KEYS[3], name or string.sub(key, skip))
+    call('ZREM', KEYS[3], name or sub(key, skip))
   end
 end
 if clock and next(expires) then
-  local over = call('ZRANGEBYSCORE', KEYS[3], '-inf', string.format('%.0f', clock - 1000), 'LIMIT', 0, 1000)
+  local over = call('ZRANGEBYSCORE', KEYS[3], '-inf', format('%.0f', clock - 1000), 'LIMIT', 0, 1000)
   if #over > 0 then
     call('ZREM', KEYS[2], unpack(over))
     call('ZREM', KEYS[3], unpack(over))
@@ -515,7 +520,7 @@ end
 
 kept[1] = '*' .. number
 kept[size + 1] = ''
-local text = table.concat(kept, '\\r\\n')
+local text = concat(kept, '\\r\\n')
 if sequence ~= '' then call('SET', KEYS[4], sequence .. ' ' .. digest .. ' ' .. text, 'PX', TOKEN_MEMORY) end
 return text
 """

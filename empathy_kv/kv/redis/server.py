@@ -10,6 +10,7 @@ from empathy_kv.errors import NotApplied, OutcomeUnknown
 from empathy_kv.kv.interface import Durability
 from empathy_kv.kv.operations import Batch, Get, Name, Reply, Settle, Token, named, number, text
 from empathy_kv.kv.redis.commands import (
+    FORMS,
     Layout,
     kind_of,
     looked_up,
@@ -51,7 +52,8 @@ class Server:
             return []
         said = yield from self._execution.perform(looked_up(batch, layout))
         if len(operations) == 1 and not isinstance(said, Exception):
-            return read(batch, (said,))
+            operation = operations[0]
+            return [FORMS[type(operation)].reply(operation, said)]  # type: ignore[index]  # a Settle writes
         return (yield from self._seen(batch, layout, said))
 
     def several(self, batches: Sequence[Batch]) -> Talk[list[list[Reply]]]:
@@ -75,6 +77,8 @@ class Server:
             if not isinstance(said, Exception):
                 return read(batch, [said])
             said = [said]
+        elif None not in said and all(type(operation) is Get for operation in batch.operations):
+            return [stored[stored.index(b" ") + 1 :] for stored in said]  # As `commands.value`, a thousand at once.
         # An error does not say what the key holds, and MGET has none for what is no value.
         doubtful = [
             operation

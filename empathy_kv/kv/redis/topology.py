@@ -8,6 +8,7 @@ all I/O.
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Generator, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias, TypeVar
 
@@ -41,6 +42,8 @@ class Exchange:
     count: int
     patience: float
     """Seconds to wait for a reply, or for the connection."""
+    at: float
+    """When it is made, by `time.monotonic()`."""
     limit: float = 3600.0
     """Seconds to wait for it if other replies still come on the connection, so that nothing seems lost."""
     usual: bool = True
@@ -130,7 +133,7 @@ class Sentinel:
         failure: Exception = redis.exceptions.ConnectionError("no sentinel knows the master")
         for sentinel in list(self._sentinels):
             try:
-                (reply,) = yield Exchange(sentinel, self._question, 1, patience)
+                (reply,) = yield Exchange(sentinel, self._question, 1, patience, time.monotonic())
             except Lost as lost:
                 failure = lost.cause
                 continue
@@ -175,7 +178,7 @@ class Cluster:
         others = random.sample(self._nodes, len(self._nodes))
         for node in dict.fromkeys((*others, *self._seeds)):
             try:
-                (reply,) = yield Exchange(node, pack("CLUSTER", "SLOTS"), 1, patience)
+                (reply,) = yield Exchange(node, pack("CLUSTER", "SLOTS"), 1, patience, time.monotonic())
             except Lost as lost:
                 failure = lost.cause
                 continue
