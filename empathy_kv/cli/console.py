@@ -95,6 +95,7 @@ def show_json(value: Any) -> None:
 
 def tell(message: str) -> None:
     """Say how it went, beside what was asked for."""
+    sys.stdout.flush()  # Else a pipe that has both would have this first.
     _console(stderr=True).print(message, soft_wrap=True)
 
 
