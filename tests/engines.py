@@ -105,4 +105,6 @@ ENGINES: Final[Mapping[str, Engine]] = {
 def place(engine: Engine, directory: Path, request: pytest.FixtureRequest) -> Place:
     """Return a fresh place for an engine."""
     url = request.getfixturevalue(engine.server).url if engine.server else ""
-    return Place(directory, url, fakeredis.FakeRedis(server=fakeredis.FakeServer()))
+    client = fakeredis.FakeRedis(server=fakeredis.FakeServer())
+    client.ping()  # Threads that connect first at the same moment get databases of their own from it.
+    return Place(directory, url, client)

@@ -21,4 +21,5 @@ def empathy_store() -> Iterator[Store]:
     import empathy_kv
 
     with fakeredis.FakeRedis(server=fakeredis.FakeServer()) as client, empathy_kv.connect(client) as store:
+        client.ping()  # Threads that connect first at the same moment get databases of their own from it.
         yield store

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import secrets
 import select
@@ -270,6 +271,37 @@ def test_tls_with_a_certificate_that_is_trusted(tls_port: int, certificate: Path
             assert await store.kv.namespace("a").incr("n") == 1
 
     asyncio.run(main())
+
+
+def test_a_connection_with_tls_is_closed_without_the_farewell_of_the_server(
+    redis_server: RedisServer, certificate: Path
+) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate / "cert.pem", certificate / "key.pem")
+    closed, accepted = threading.Event(), list[socket.socket]()
+
+    def serve() -> None:
+        client = context.wrap_socket(listener.accept()[0], server_side=True)
+        accepted.append(client)
+        with socket.create_connection(("127.0.0.1", redis_server.port)) as server:
+            while request := client.recv(65536):
+                server.sendall(request)
+                client.sendall(server.recv(65536))
+        closed.wait()
+
+    async def main() -> None:
+        async with await connect_async(url, prefix=fresh()) as store:
+            assert await store.kv.namespace("a").get("n") is None
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"rediss://127.0.0.1:{listener.getsockname()[1]}/0?ssl_ca_certs={certificate}/cert.pem"
+        thread = threading.Thread(target=serve)
+        thread.start()
+        asyncio.run(main())
+        gc.collect()  # A socket that was left open is told of here, as an error of this test.
+        closed.set()
+        thread.join()
+        accepted[0].close()
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])

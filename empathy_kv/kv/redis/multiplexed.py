@@ -149,6 +149,7 @@ class _Link:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        _abort(self._connection)  # Before the tasks end: redis-py closes it then, the other way.
         for task in (self._writer, self._reader):
             if task is not asyncio.current_task():
                 task.cancel()
@@ -161,6 +162,17 @@ class _Link:
         self.close()
         self._fail(redis.exceptions.ConnectionError("the store was closed"))
         await asyncio.gather(self._writer, self._reader, return_exceptions=True)
+
+
+def _abort(connection: Any) -> None:
+    """Close the socket of a connection at once, as nothing more is wanted from it.
+
+    redis-py closes it as asyncio does: in the background, when a server has taken what was sent, and has answered the
+    farewell of TLS. An event loop that ends before leaves the socket open.
+    """
+    transport = getattr(getattr(connection, "_writer", None), "transport", None)  # fakeredis has none.
+    if transport is not None:
+        transport.abort()
 
 
 class _Server:
@@ -261,16 +273,14 @@ class Multiplexed:
                     except redis.exceptions.ResponseError as error:
                         reply = error
                     require_master(reply)
-        except TimeoutError as error:
+        except BaseException as error:
+            _abort(connection)
             await connection.disconnect(nowait=True)
-            raise Lost(
-                redis.exceptions.TimeoutError("the server did not accept a connection in time"), False
-            ) from error
-        except (redis.exceptions.RedisError, OSError) as error:
-            await connection.disconnect(nowait=True)
-            raise Lost(error, sent=False) from error
-        except BaseException:
-            await connection.disconnect(nowait=True)
+            if isinstance(error, TimeoutError):
+                late = redis.exceptions.TimeoutError("the server did not accept a connection in time")
+                raise Lost(late, sent=False) from error
+            if isinstance(error, (redis.exceptions.RedisError, OSError)):
+                raise Lost(error, sent=False) from error
             raise
         return _Link(connection, loop)
 
@@ -283,6 +293,7 @@ class Multiplexed:
         for server in servers.values():
             if server.opening is not None:
                 server.opening.cancel()
+                await asyncio.wait([server.opening])
             for link in (server.link, *server.alone):
                 if link is not None:
                     await link.end()
