@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import secrets
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Final
 
 import fakeredis
 import pytest
+import redis
 from attrs import field, frozen
 
 from empathy_kv.kv.asynchronous import DirectKV, ThreadedKV
@@ -51,6 +53,20 @@ def _fakeredis_async(place: Place) -> KV:
     return BlockingKV(lambda: AsyncRedisKV.from_client(fakeredis.FakeAsyncRedis(server=server), prefix=place.prefix))
 
 
+@functools.cache
+def _client(url: str, protocol: int, decode: bool) -> redis.Redis:
+    return redis.Redis.from_url(url, protocol=protocol, decode_responses=decode)
+
+
+def _of_a_client(protocol: int, decode: bool) -> Engine:
+    return Engine(
+        lambda place: RedisKV.from_client(_client(place.url, protocol, decode), prefix=place.prefix, timeout=10.0),
+        reopens=True,
+        shares=True,
+        server="redis_server",
+    )
+
+
 ENGINES: Final[Mapping[str, Engine]] = {
     "memory": Engine(lambda place: MemoryKV()),
     "files": Engine(lambda place: FilesKV(place.directory, durability="os"), reopens=True, shares=True),
@@ -75,6 +91,10 @@ ENGINES: Final[Mapping[str, Engine]] = {
         shares=True,
         server="redis_server",
     ),
+    "redis, client with RESP2": _of_a_client(2, decode=False),
+    "redis, client with RESP2 that decodes": _of_a_client(2, decode=True),
+    "redis, client with RESP3": _of_a_client(3, decode=False),
+    "redis, client with RESP3 that decodes": _of_a_client(3, decode=True),
     "redis, least privilege": Engine(
         lambda place: RedisKV.from_url(place.url, prefix=place.prefix, timeout=10.0),
         reopens=True,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Final
 
 import pytest
 from engines import ENGINES, Engine, Place, place
@@ -11,6 +12,10 @@ from engines import ENGINES, Engine, Place, place
 from empathy_kv.kv.interface import KV
 from empathy_kv.testing.conformance import KVConformance
 from empathy_kv.testing.hostile import HOSTILE
+
+NIGHTLY: Final = pytest.mark.skipif(
+    os.environ.get("EMPATHY_KV_PROFILE") != "nightly", reason="every setting of a client is for the nightly profile"
+)
 
 
 class Conformance(KVConformance):
@@ -63,6 +68,25 @@ class TestFakeredisAsyncio(Conformance, engine="fakeredis, asyncio"):
 
 
 class TestRedisAsyncio(Conformance, engine="redis, asyncio"):
+    pass
+
+
+class TestClientWithRESP3ThatDecodes(Conformance, engine="redis, client with RESP3 that decodes"):
+    pass
+
+
+@NIGHTLY
+class TestClientWithRESP3(Conformance, engine="redis, client with RESP3"):
+    pass
+
+
+@NIGHTLY
+class TestClientWithRESP2ThatDecodes(Conformance, engine="redis, client with RESP2 that decodes"):
+    pass
+
+
+@NIGHTLY
+class TestClientWithRESP2(Conformance, engine="redis, client with RESP2"):
     pass
 
 

@@ -27,6 +27,7 @@ SIZES: Final = {"fast": (50, 20), "default": (500, 50), "nightly": (5000, 100)}
 
 THREADS: Final = ("memory", "files", "fakeredis", "redis")
 EVENT_LOOPS: Final = tuple(f"{name}, asyncio" for name in THREADS)
+CLUSTER: Final = ("memory", "cluster", "cluster, asyncio")
 
 
 PARTS: Final = 4
@@ -84,14 +85,15 @@ def run(engines: Mapping[str, Callable[[], Opened]], share: int) -> None:
 
 @pytest.mark.parametrize(
     ("names", "part"),
-    # In an event loop one part will do: the engines are the same behind another driver.
+    # In an event loop and on a Cluster one part will do: the engines are the same behind another driver.
     [pytest.param(THREADS, part, id=f"threads-{part}") for part in range(PARTS)]
-    + [pytest.param(EVENT_LOOPS, 0, id="asyncio")],
+    + [pytest.param(EVENT_LOOPS, 0, id="asyncio"), pytest.param(CLUSTER, 0, id="cluster")],
 )
 def test_all_engines_agree_with_the_model(
     names: tuple[str, ...], part: int, request: pytest.FixtureRequest, directory: Path
 ) -> None:
-    url = request.getfixturevalue("redis_server").url
+    server = "redis_cluster" if names is CLUSTER else "redis_server"
+    url = request.getfixturevalue(server).url
     numbers = itertools.count()
 
     def opened(engine: Engine) -> Callable[[], Opened]:

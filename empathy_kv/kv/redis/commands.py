@@ -209,7 +209,8 @@ FORMS: Final[dict[type[Operation], Form]] = {
     HIncrBy: Form(
         "hincrby",
         lambda o: (*o.increments, *o.increments.values()),
-        lambda o, r: dict(zip(o.increments, map(int, r.split()), strict=True)),
+        # The script returns what the fields were.
+        lambda o, r: {field: int(old) + by for (field, by), old in zip(o.increments.items(), r.split(), strict=True)},
     ),
     ZAdd: Form(
         "zadd",

@@ -233,6 +233,23 @@ local function sum(a, b)
   return format('%.0f', high) .. format('%09.0f', math.abs(low))
 end
 
+-- Fields and their sums where all were there, as integers of up to 13 digits, as is what is added: the usual case, in
+-- which nothing overflows and doubles are exact. Else nil.
+local function short(stored, from, middle)
+  for i = 1, middle do
+    if not stored[i] then return nil end
+  end
+  local all = ' ' .. concat(stored, ' ') .. ' '
+  if find(all, '[^%d ]') or find(all, ' 0%d') or find(all, '  ', 1, true) then return nil end
+  local entries = {unpack(ARGV, from, from + middle + middle - 1)}
+  for i = 1, middle do
+    local old, increment = stored[i], ARGV[from + middle + i - 1]
+    if #old > 13 or #increment > 13 then return nil end
+    entries[i + i - 1], entries[i + i] = ARGV[from + i - 1], old + increment
+  end
+  return entries
+end
+
 local function payload(key)
   local stored = call('GET', key)
   return stored and sub(stored, find(stored, ' ', 1, true) + 1)
@@ -242,8 +259,8 @@ end
 -- and of fields; false is absent. highest: a score that no member that was added exceeds.
 local follows = ARGV[2] == '1'
 local values, fields, highest = {}, {}, {}
--- Of an operation that counts, by where it stands: what is to be set.
-local sums = {}
+-- Of an operation that counts, by where it stands: what is to be set; of one that counts fields, what they were.
+local sums, olds = {}, {}
 local first = at
 while at <= last do
   local name, key, count = ARGV[at], KEYS[tonumber(ARGV[at + 1])], tonumber(ARGV[at + 2])
@@ -285,24 +302,23 @@ while at <= last do
         for i = 1, middle do stored[i] = call('HGET', key, ARGV[from + i - 1]) end
       end
     end
-    local entries, size = {}, 0
-    for i = 1, middle do
-      local field, total, why = ARGV[from + i - 1], ARGV[from + middle + i - 1], nil
-      local old = stored[i]
-      if known and known[field] ~= nil then old = known[field] end
-      if old then
-        if #old < 14 and #total < 14 and (find(old, '^[1-9]%d*$') or old == '0') then
-          total = (old + total) .. ''
-        else
+    local entries = not known and count <= 200 and short(stored, from, middle)
+    if not entries then
+      entries = {}
+      for i = 1, middle do
+        local field, total, why = ARGV[from + i - 1], ARGV[from + middle + i - 1], nil
+        local old = stored[i]
+        if known and known[field] ~= nil then old = known[field] end
+        if old then
           total, why = sum(old, total)
           if not total then return {why, key, field} end
         end
+        stored[i] = old or '0'
+        if known then known[field] = total end
+        entries[2 * i - 1], entries[2 * i] = field, total
       end
-      if known then known[field] = total end
-      entries[size + 1], entries[size + 2] = field, total
-      size = size + 2
     end
-    sums[at] = entries
+    sums[at], olds[at] = entries, concat(stored, ' ')
     kinds[key] = 'hash'
   elseif name == 'zadd' then
     if follows then
@@ -390,12 +406,10 @@ while at <= last do
   local to = from + count - 1
   local reply
   if name == 'hincrby' then
-    local entries = sums[at]
-    pieces('HSET', key, entries, 1, #entries)
+    pieces('HSET', key, sums[at], 1, count)
     alive[key] = true
-    local totals = {}
-    for i = 2, #entries, 2 do totals[i / 2] = entries[i] end
-    reply = concat(totals, ' ')
+    -- What they were, not what they are: numbers of Lua's are dear to write out, and who asks knows what was added.
+    reply = olds[at]
   elseif name == 'zadd' then
     alive[key] = true
     if ARGV[from] == '' then
