@@ -20,8 +20,8 @@ from empathy_kv.kv.redis import AsyncRedisKV, RedisKV
 from empathy_kv.testing.blocking import BlockingKV
 
 WRITERS: Final = 4
-LATER: Final = 1.0
-"""Seconds after the failover in which writing must go on."""
+LATER: Final = 2.0
+"""Seconds after the failover in which writing must go on: one, and one for a machine that does other things."""
 NAMESPACE: Final[Name] = ("failover",)
 
 Fault: TypeAlias = Literal["kill", "freeze"]

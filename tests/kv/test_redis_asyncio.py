@@ -186,3 +186,25 @@ def test_a_client_of_the_other_kind_is_refused(redis_server: RedisServer) -> Non
         await client.aclose()
 
     asyncio.run(main())
+
+
+def test_closing_while_a_connection_opens_is_a_closed_store_for_who_waits_and_cancels_nobody() -> None:
+    async def main() -> None:
+        accepted = asyncio.Event()
+
+        async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            accepted.set()
+            await reader.read()
+            writer.close()
+
+        async with await asyncio.start_server(accept, "127.0.0.1", 0) as server:
+            # Who asks for a database waits for an answer to it before the connection is open.
+            kv = AsyncRedisKV.from_url(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}/1", prefix=fresh())
+            asking = [asyncio.create_task(kv.namespace("a").get("k")) for _ in range(3)]
+            await accepted.wait()
+            asking[0].cancel()
+            await kv.close()
+            outcomes = await asyncio.gather(*asking, return_exceptions=True)
+        assert [type(outcome) for outcome in outcomes] == [asyncio.CancelledError, ClosedError, ClosedError]
+
+    asyncio.run(main())

@@ -175,6 +175,10 @@ def _abort(connection: Any) -> None:
         transport.abort()
 
 
+def _closed() -> Lost:
+    return Lost(ClosedError("the store is closed"), sent=False)
+
+
 class _Server:
     """The connections to one server."""
 
@@ -215,7 +219,7 @@ class Multiplexed:
 
     async def _exchange(self, step: Exchange) -> Sequence[Any]:
         if self._closed:
-            raise Lost(ClosedError("the store is closed"), sent=False)
+            raise _closed()
         loop = asyncio.get_running_loop()
         if self._home is None or self._home[0] is not loop or self._home[1] != os.getpid():
             self._servers, self._home = {}, (loop, os.getpid())
@@ -242,7 +246,9 @@ class Multiplexed:
             except asyncio.CancelledError:
                 link.open = False  # Its reply may still come: it is closed then.
                 raise
-            if not self._closed:
+            if self._closed:
+                link.close()
+            else:
                 server.alone.append(link)
             return replies
 
@@ -251,7 +257,14 @@ class Multiplexed:
         if server.opening is None:
             server.opening = loop.create_task(self._opened(step, loop))
             server.opening.add_done_callback(lambda task: self._ready(server, task))
-        return await asyncio.shield(server.opening)
+        opening, task = server.opening, asyncio.current_task()
+        try:
+            return await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            # It was cancelled by `close`, not the task that waits for it.
+            if opening.cancelled() and not (task and task.cancelling()):
+                raise _closed() from None
+            raise
 
     @staticmethod
     def _ready(server: _Server, task: asyncio.Task[_Link]) -> None:
