@@ -43,6 +43,7 @@ if TYPE_CHECKING:
         StoragePermissionError,
         TokenError,
         UnavailableError,
+        UnsupportedError,
         WrongTypeError,
     )
     from empathy_kv.kv.interface import Durability, EvictionWarning
@@ -99,6 +100,7 @@ __all__ = [
     "Store",
     "TokenError",
     "UnavailableError",
+    "UnsupportedError",
     "WrongTypeError",
     "connect",
     "connect_async",

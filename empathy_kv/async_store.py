@@ -18,7 +18,7 @@ from empathy_kv.collection import CollectionRules
 from empathy_kv.errors import DamagedError
 from empathy_kv.kv.asynchronous import AsyncKV, run
 from empathy_kv.kv.interface import Asynchronous, Durability, method
-from empathy_kv.kv.operations import PAGE
+from empathy_kv.kv.operations import PAGE, Token
 from empathy_kv.metrics import HISTORY, MetricRules, MetricsCollector
 from empathy_kv.pattern_library import PatternLibrary, PatternRules, PatternView, Settings
 from empathy_kv.shared_metrics import KVMetrics
@@ -185,6 +185,10 @@ class AsyncStore:
     async def check(self) -> list[DamagedError]:
         """Read a whole store on files and return what is damaged; as `Store.check`."""
         return await self.kv.check()
+
+    async def settle(self, token: Token | str) -> bool:
+        """Return whether the write with this token was applied; as `Store.settle`."""
+        return await self.kv.settle(token)
 
     async def close(self) -> None:
         """Give back what the store holds. Closing twice is no error; using it afterwards is a `ClosedError`."""

@@ -25,6 +25,7 @@
     ├── TokenError (ValueError)               the token cannot be used (again): .token
     ├── DamagedError (ValueError)             stored bytes are not what was written: .path
     ├── IdempotencyError (ValueError)         an id was used before, for something else: .id
+    ├── UnsupportedError (NotImplementedError)  the store has no such thing
     └── ClosedError (RuntimeError)            the store was closed, or belongs to the parent of a fork
 
 A write ends in one of three ways: it returned (it was applied), it raised `OutcomeUnknown`, or it raised
@@ -60,6 +61,7 @@ __all__ = [
     "StoragePermissionError",
     "TokenError",
     "UnavailableError",
+    "UnsupportedError",
     "WrongTypeError",
 ]
 
@@ -235,6 +237,10 @@ class IdempotencyError(EmpathyKVError, ValueError):
     """An id that makes a call idempotent was used before with other content."""
 
     id: str
+
+
+class UnsupportedError(EmpathyKVError, NotImplementedError):
+    """The store has no such thing: a database has no key-value interface, for example."""
 
 
 class ClosedError(EmpathyKVError, RuntimeError):

@@ -11,9 +11,9 @@ from __future__ import annotations
 import functools
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final, Protocol, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypedDict, TypeVar
 
 from attrs import Factory, define
 
@@ -26,6 +26,9 @@ from empathy_kv.kv.operations import (
     text,
 )
 from empathy_kv.records import LEVELS, MAX_ID, Interaction, now, utc
+
+if TYPE_CHECKING:
+    from empathy_kv.sql.database import Database
 
 K = TypeVar("K")
 
@@ -281,28 +284,39 @@ class MetricsCollector:
     """Who used which level, how well, how fast: recorded, and summed up by user and for all.
 
     `MetricsCollector(db_path=...)` keeps the documented SQLite table; `store.metrics` is the same on a store.
+    `durability` is that of the table: with "os" what was recorded survives the end of the process, and a power cut may
+    take the last of it; with "fsync" it survives that too once `record_interaction` returned, which then waits for the
+    disk.
     """
 
     def __init__(
-        self, db_path: str | os.PathLike[str] | None = None, *, kv: KV | None = None, history_limit: int = HISTORY
+        self,
+        db_path: str | os.PathLike[str] | None = None,
+        *,
+        kv: KV | Database | None = None,
+        history_limit: int = HISTORY,
+        durability: Literal["fsync", "os"] = "os",
     ) -> None:
         if (db_path is None) == (kv is None):
             raise ArgumentError("give either db_path or kv", argument="db_path")
         integer(history_limit, "history_limit", 1)
-        self._run: Callable[[Steps[Any]], Any]
-        if kv is not None:
+        if durability not in ("fsync", "os"):
+            raise ArgumentError(f"durability must be 'fsync' or 'os', not {durability!r}", argument="durability")
+        metrics: Metrics
+        if isinstance(kv, KV):
             from empathy_kv.shared_metrics import KVMetrics
 
-            self._rules = MetricRules(KVMetrics(kv.shards, history_limit))
-            self._run = functools.partial(run, kv)
+            metrics = KVMetrics(kv.shards, history_limit)
         else:
             from empathy_kv.export import destination
             from empathy_kv.sql.metrics import SQLMetrics
             from empathy_kv.sql.sqlite import SQLite
 
-            database = SQLite(destination(db_path, "db_path"))
-            self._rules = MetricRules(SQLMetrics())
-            self._run = database.run
+            metrics = SQLMetrics()
+            if kv is None:
+                kv = SQLite(destination(db_path, "db_path"), durability=durability)
+        self._rules = MetricRules(metrics)
+        self._run = functools.partial(run, kv)
 
     record_interaction = method(MetricRules.record_interaction)
     get_user_stats = method(MetricRules.get_user_stats)

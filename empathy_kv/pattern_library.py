@@ -24,7 +24,7 @@ from empathy_kv.errors import (
     PatternNotFoundError,
 )
 from empathy_kv.index import SORTS, Held, Index, links
-from empathy_kv.kv.interface import KV, Steps, method, run
+from empathy_kv.kv.interface import Engine, Steps, method, run
 from empathy_kv.kv.operations import boolean, integer, number, octets, text
 from empathy_kv.matching import Question
 from empathy_kv.records import MAX_ID, Pattern, PatternMatch, now
@@ -460,7 +460,7 @@ class PatternLibrary(Settings):
     that many workers share. Patterns that it returns are copies.
     """
 
-    def __init__(self, patterns: Patterns | None = None, kv: KV | None = None) -> None:
+    def __init__(self, patterns: Patterns | None = None, kv: Engine | None = None) -> None:
         self._rules = PatternRules(LocalPatterns() if patterns is None else patterns)
         self._run = functools.partial(run, kv)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from empathy_kv.errors import ArgumentTypeError, CodecError
 from empathy_kv.index import Index
@@ -12,13 +12,16 @@ from empathy_kv.metrics import MetricsCollector
 from empathy_kv.pattern_library import LocalPatterns, PatternLibrary, Progress
 from empathy_kv.states import StateManager
 
+if TYPE_CHECKING:
+    from empathy_kv.sql.database import Database
+
 __all__ = ["MetricsCollector", "PatternPersistence", "StateManager"]
 
 
 class PatternPersistence:
-    """Save a library of patterns to a file, whole, and load it again: JSON to be read by people, or SQLite.
+    """Save a library of patterns, whole, and load it again: JSON to be read by people, SQLite, PostgreSQL.
 
-    A save is atomic and durable: the file is the old one or the new one, whatever happens meanwhile. All of it comes
+    A save is atomic and durable: there is the old library or the new one, whatever happens meanwhile. All of it comes
     back: who contributed what, in which order, the links, and fields that `Pattern` does not know.
     """
 
@@ -56,26 +59,74 @@ class PatternPersistence:
         return PatternLibrary(LocalPatterns(Index.of(library)))
 
     @staticmethod
-    def save_to_sqlite(library: PatternLibrary, db_path: str | os.PathLike[str]) -> None:
+    def save_to_sqlite(
+        library: PatternLibrary, db_path: str | os.PathLike[str], *, progress: Progress | None = None
+    ) -> None:
         """Make the tables of a SQLite database equal to a library, in one transaction. Missing directories are made.
 
         A pattern that the library does not have is removed, with the rows of its usage. Other tables are left alone.
+        `progress` is called with how many patterns are written, and of how many have to be.
         """
-        from empathy_kv.sql.patterns import save
-
         _require_library(library)
-        save(library, _database(db_path))
+        _save(library, _sqlite(db_path), progress)
 
     @staticmethod
-    def load_from_sqlite(db_path: str | os.PathLike[str]) -> PatternLibrary:
+    def load_from_sqlite(db_path: str | os.PathLike[str], *, progress: Progress | None = None) -> PatternLibrary:
         """Return the library of a SQLite database. `MissingFileError` (a FileNotFoundError) if none was saved there.
 
         `CodecError` (a ValueError) if a row is no pattern; its `path` says where, as `$.patterns['pat_1'].confidence`.
-        `DamagedError` (a ValueError) if the file is no database, or cannot be trusted.
+        `DamagedError` (a ValueError) if the file is no database, or cannot be trusted. `progress` is called with how
+        many patterns are read, and of how many.
         """
-        from empathy_kv.sql.patterns import load
+        return _load(_sqlite(db_path), progress)
 
-        return load(_database(db_path))
+    @staticmethod
+    def save_to_postgres(
+        library: PatternLibrary, url: str, *, timeout: float = 60.0, progress: Progress | None = None
+    ) -> None:
+        """Make the tables of a PostgreSQL database equal to a library, in one transaction; as `save_to_sqlite`.
+
+        `url` is `postgresql://user:password@host:port/database`, or what else libpq takes. `timeout`: seconds that the
+        server may take for a statement, or to be reached.
+        """
+        _require_library(library)
+        _save(library, _postgres(url, timeout), progress)
+
+    @staticmethod
+    def load_from_postgres(url: str, *, timeout: float = 60.0, progress: Progress | None = None) -> PatternLibrary:
+        """Return the library of a PostgreSQL database; as `load_from_sqlite`.
+
+        `MissingFileError` (a FileNotFoundError) if none was saved there; nothing is created.
+        """
+        return _load(_postgres(url, timeout), progress)
+
+
+def _save(library: PatternLibrary, database: Database, progress: Progress | None) -> None:
+    from empathy_kv.sql.patterns import save
+
+    with database:
+        database.run(save(library.snapshot(), database.keeps_arrival, _told(progress)))
+
+
+def _load(database: Database, progress: Progress | None) -> PatternLibrary:
+    from empathy_kv.sql.patterns import load
+
+    with database:
+        return PatternLibrary(LocalPatterns(Index.of(database.run(load(database.name, _told(progress))))))
+
+
+def _sqlite(db_path: object) -> Database:
+    from empathy_kv.export import destination
+    from empathy_kv.sql.sqlite import SQLite
+
+    # No write-ahead log: a library is one file, to be copied, and to be read where nothing can be written.
+    return SQLite(destination(db_path, "db_path"), wal=False)
+
+
+def _postgres(url: str, timeout: float) -> Database:
+    from empathy_kv.sql.postgres import Postgres
+
+    return Postgres(url, timeout=timeout)
 
 
 def _told(progress: Progress | None) -> Progress | None:
@@ -87,9 +138,3 @@ def _told(progress: Progress | None) -> Progress | None:
 def _require_library(library: object) -> None:
     if not isinstance(library, PatternLibrary):
         raise ArgumentTypeError(f"library must be a PatternLibrary, not {type(library).__name__}", argument="library")
-
-
-def _database(db_path: object) -> Path:
-    from empathy_kv.export import destination
-
-    return destination(db_path, "db_path")

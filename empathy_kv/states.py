@@ -1,13 +1,14 @@
 """Collaboration states: one trust record a user (`StateRules`), sans-I/O.
 
-The namespace `states` holds a value a user: the state as JSON. Its key is the user's id.
+Where they are kept is a form of `States`. In a store it is the namespace `states`, which holds a value a user: the
+state as JSON. Its key is the user's id (`KVStates`). In a database it is a table (`sql.states`).
 """
 
 from __future__ import annotations
 
 import functools
 import os
-from typing import Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from attrs import evolve
 
@@ -17,12 +18,74 @@ from empathy_kv.kv.interface import KV, Keys, Steps, method, run
 from empathy_kv.kv.operations import Batch, Check, Delete, Get, Set, Version, integer, text
 from empathy_kv.records import MAX_ID, CollaborationState
 
+if TYPE_CHECKING:
+    from empathy_kv.sql.database import Database
+
 NAMESPACE: Final = ("states",)
 _CODEC: Final = codec(CollaborationState)
 
 
+class States(Protocol):
+    """Where states are kept. A form for an engine yields what that engine executes."""
+
+    def save(self, state: CollaborationState, expected_version: int | None) -> Steps[int]:
+        """Store a state under its user's id, and return its version; `CheckError` if that before is not as expected."""
+
+    def load(self, user_id: str) -> Steps[CollaborationState | None]:
+        """Return a user's state, None if there is none."""
+
+    def load_versioned(self, user_id: str) -> Steps[tuple[CollaborationState, int] | None]:
+        """Return a user's state and its version, None if there is none."""
+
+    def users(self) -> Steps[list[str]]:
+        """Return the ids of all users with a state, in no particular order."""
+
+    def delete(self, user_id: str) -> Steps[bool]:
+        """Delete a user's state and return whether there was one."""
+
+
+class KVStates:
+    """States in a namespace of a store."""
+
+    def save(self, state: CollaborationState, expected_version: int | None) -> Steps[int]:
+        user_id = state.user_id
+        checks = () if expected_version is None else (Check(user_id, expected_version),)
+        replies = yield Batch(NAMESPACE, (Set(user_id, _CODEC.encode(state)),), checks)
+        version: int = replies[0]
+        return version
+
+    def load(self, user_id: str) -> Steps[CollaborationState | None]:
+        (document,) = yield Batch.of(NAMESPACE, Get(user_id))
+        return None if document is None else _read(user_id, document)
+
+    def load_versioned(self, user_id: str) -> Steps[tuple[CollaborationState, int] | None]:
+        document, version = yield Batch(NAMESPACE, (Get(user_id), Version(user_id)))
+        return None if document is None else (_read(user_id, document), version)
+
+    def users(self) -> Steps[list[str]]:
+        users: list[str] = yield Keys(NAMESPACE)
+        return users
+
+    def delete(self, user_id: str) -> Steps[bool]:
+        replies = yield Batch.of(NAMESPACE, Delete(user_id))
+        deleted: bool = replies[0]
+        return deleted
+
+
+def _read(user_id: str, document: bytes) -> CollaborationState:
+    try:
+        state: CollaborationState = _CODEC.decode(document)
+    except CodecError as error:
+        raise CodecError(f"state of {user_id!r} as it is stored: {error}", path=error.path) from error
+    state.user_id = user_id  # A document of empathy-framework may lack it.
+    return state
+
+
 class StateRules:
     """What a manager of states does, whoever runs it: every method is a generator of steps."""
+
+    def __init__(self, states: States | None = None) -> None:
+        self._states: States = KVStates() if states is None else states
 
     def save_state(self, user_id: str, state: CollaborationState, *, expected_version: int | None = None) -> Steps[int]:
         """Store a user's state in the place of the one before, and return its version.
@@ -35,46 +98,40 @@ class StateRules:
             raise ArgumentTypeError(f"state must be a CollaborationState, not {type(state).__name__}", argument="state")
         if expected_version is not None:
             integer(expected_version, "expected_version", 0)
-        document = _CODEC.encode(state if state.user_id == user_id else evolve(state, user_id=user_id))
-        checks = () if expected_version is None else (Check(user_id, expected_version),)
-        replies = yield Batch(NAMESPACE, (Set(user_id, document),), checks)
-        version: int = replies[0]
+        state = state if state.user_id == user_id else evolve(state, user_id=user_id)
+        version = yield from self._states.save(state, expected_version)
         return version
 
     def load_state(self, user_id: str) -> Steps[CollaborationState]:
         """Return a user's state. `StateNotFoundError` (a FileNotFoundError and a KeyError) if none was saved."""
         user_id = text(user_id, "user_id", MAX_ID)
-        replies = yield Batch.of(NAMESPACE, Get(user_id))
-        return _read(user_id, replies[0])
+        state = yield from self._states.load(user_id)
+        if state is None:
+            raise _missing(user_id)
+        return state
 
     def load_versioned(self, user_id: str) -> Steps[tuple[CollaborationState, int]]:
         """Return a user's state and its version, for `save_state(..., expected_version=)`."""
         user_id = text(user_id, "user_id", MAX_ID)
-        document, version = yield Batch(NAMESPACE, (Get(user_id), Version(user_id)))
-        return _read(user_id, document), version
+        found = yield from self._states.load_versioned(user_id)
+        if found is None:
+            raise _missing(user_id)
+        return found
 
     def list_users(self) -> Steps[list[str]]:
         """Return the ids of all users with a state, sorted."""
-        users = yield Keys(NAMESPACE)
+        users = yield from self._states.users()
         return sorted(users)
 
     def delete_state(self, user_id: str) -> Steps[bool]:
         """Delete a user's state and return whether there was one; deleting twice is no error."""
         user_id = text(user_id, "user_id", MAX_ID)
-        replies = yield Batch.of(NAMESPACE, Delete(user_id))
-        deleted: bool = replies[0]
+        deleted = yield from self._states.delete(user_id)
         return deleted
 
 
-def _read(user_id: str, document: bytes | None) -> CollaborationState:
-    if document is None:
-        raise StateNotFoundError(f"no state was saved for the user {user_id!r}", user_id=user_id)
-    try:
-        state: CollaborationState = _CODEC.decode(document)
-    except CodecError as error:
-        raise CodecError(f"state of {user_id!r} as it is stored: {error}", path=error.path) from error
-    state.user_id = user_id  # A document of empathy-framework may lack it.
-    return state
+def _missing(user_id: str) -> StateNotFoundError:
+    return StateNotFoundError(f"no state was saved for the user {user_id!r}", user_id=user_id)
 
 
 class StateManager:
@@ -84,7 +141,7 @@ class StateManager:
     empathy-framework too; the directory is made by the first save. `store.states` is the same on a store.
     """
 
-    def __init__(self, state_dir: str | os.PathLike[str] | None = None, *, kv: KV | None = None) -> None:
+    def __init__(self, state_dir: str | os.PathLike[str] | None = None, *, kv: KV | Database | None = None) -> None:
         if (state_dir is None) == (kv is None):
             raise ArgumentError("give either state_dir or kv", argument="state_dir")
         if kv is None:
@@ -92,7 +149,12 @@ class StateManager:
             from empathy_kv.kv.files.flat import FlatDirectory
 
             kv = FlatDirectory(destination(state_dir, "state_dir"), NAMESPACE)
-        self._rules = StateRules()
+        if isinstance(kv, KV):
+            self._rules = StateRules()
+        else:
+            from empathy_kv.sql.states import SQLStates
+
+            self._rules = StateRules(SQLStates())
         self._run = functools.partial(run, kv)
         self._kv = kv
 

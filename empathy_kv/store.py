@@ -26,11 +26,14 @@ if TYPE_CHECKING:
 
     from empathy_kv.async_store import AsyncStore
     from empathy_kv.kv.asynchronous import AsyncKV
+    from empathy_kv.kv.operations import Token
+    from empathy_kv.sql.database import Database
 
 T = TypeVar("T")
 E = TypeVar("E")
 
 DEFAULT_URL = "file:.empathy"
+PREFIX: Final = "empathy"
 
 
 class Store:
@@ -72,6 +75,10 @@ class Store:
         """
         return self.kv.check()
 
+    def settle(self, token: Token | str) -> bool:
+        """Return whether the write with this token was applied, which an `OutcomeUnknown` carries; as `KV.settle`."""
+        return self.kv.settle(token)
+
     def close(self) -> None:
         """Give back what the store holds. Closing twice is no error; using it afterwards is a `ClosedError`."""
         self.kv.close()
@@ -90,7 +97,7 @@ def connect(
     *,
     durability: Literal["fsync", "os"] = "fsync",
     timeout: float = 5.0,
-    prefix: str = "empathy",
+    prefix: str = PREFIX,
     replicas: int = 0,
     history_limit: int = HISTORY,
 ) -> Store:
@@ -103,10 +110,14 @@ def connect(
     - `redis://host:port/db`, `rediss://...`, `unix:///path` use a Redis or Valkey server
     - `redis+sentinel://host:port,host:port/service/db` uses the master of a Sentinel group
     - `redis+cluster://host:port,host:port` uses a Redis Cluster
+    - `sqlite:///FILE` keeps the documented tables in a SQLite file (`sqlite:////FILE` from the root), which the first
+      write makes; many processes may use it
+    - `postgresql://user:password@host:port/db` keeps them in a PostgreSQL database; needs the extra `postgres`
 
     or an engine, or a client of redis-py or fakeredis, which stays the caller's to close.
 
     `durability` is that of files: "fsync" survives a power cut once a write returned, "os" the end of the process.
+    A database has patterns, states and metrics, and neither `kv` nor collections; it keeps all interactions.
     `timeout`: seconds that a call may take, for a lock or a server. `prefix` keeps applications on one server or
     directory apart. `replicas`: on a server, how many replicas must have a write before it returns.
     `history_limit`: how many interactions of a user the metrics keep one by one; counters are for ever.
@@ -115,7 +126,12 @@ def connect(
     if isinstance(target, KV):
         kv = target
     elif target is None or isinstance(target, str):
-        kv = _opened(target, settings)
+        url, scheme = _scheme(target)
+        if scheme in SQL:
+            from empathy_kv.sql.store import SQLStore
+
+            return SQLStore(_database(url, scheme, settings))
+        kv = _opened(url, settings)
     else:
         from empathy_kv.kv.redis import RedisKV
 
@@ -128,7 +144,7 @@ async def connect_async(
     *,
     durability: Literal["fsync", "os"] = "fsync",
     timeout: float = 5.0,
-    prefix: str = "empathy",
+    prefix: str = PREFIX,
     replicas: int = 0,
     history_limit: int = HISTORY,
 ) -> AsyncStore:
@@ -149,6 +165,10 @@ async def connect_async(
             from empathy_kv.kv.redis import AsyncRedisKV
 
             kv = _named(AsyncRedisKV.from_url, url, settings)
+        elif scheme in SQL:
+            from empathy_kv.sql.async_store import AsyncSQLStore
+
+            return AsyncSQLStore(_database(url, scheme, settings))
         elif scheme == "memory":
             kv = DirectKV(_opened(url, settings))
         else:
@@ -180,10 +200,10 @@ def _settings(durability: Literal["fsync", "os"], timeout: float, prefix: str, r
 def _scheme(target: str | None) -> tuple[str, str]:
     url = (os.environ.get("EMPATHY_KV_URL") or DEFAULT_URL) if target is None else target
     scheme = url.partition(":")[0].lower() if ":" in url else ""
-    if scheme not in _OPENERS:
+    if scheme not in _OPENERS and scheme not in SQL:
         # Not the URL itself: it may hold a password.
         raise ArgumentError(
-            f"target must be a URL that begins with one of {', '.join(f'{name}:' for name in _OPENERS)}; "
+            f"target must be a URL that begins with one of {', '.join(f'{name}:' for name in (*_OPENERS, *SQL))}; "
             f"a directory is file:DIR",
             argument="target",
         )
@@ -240,6 +260,36 @@ def _named(from_url: Callable[..., E], url: str, settings: _Settings) -> E:
         raise ArgumentError(str(error).replace("url", "target", 1), argument="target") from None
 
 
+def _database(url: str, scheme: str, settings: _Settings) -> Database:
+    if settings.server["replicas"]:
+        raise ArgumentError(f"replicas must be 0: {scheme}: has none", argument="replicas")
+    if settings.server["prefix"] != PREFIX:
+        raise ArgumentError(
+            "prefix must not be given for a database, whose tables have the documented names; use another one",
+            argument="prefix",
+        )
+    if scheme == "sqlite":
+        from empathy_kv.export import destination
+        from empathy_kv.sql.sqlite import SQLite
+
+        # As SQLAlchemy has it: three slashes before a path, as it stands.
+        path = url[len("sqlite:///") :]
+        try:
+            if url[len("sqlite:") : len("sqlite:///")] != "///":
+                raise ArgumentError("", argument="target")
+            return SQLite(destination(path), timeout=settings.server["timeout"], durability=settings.durability)
+        except ArgumentError:
+            raise ArgumentError("target must name a file, as sqlite:///patterns.db", argument="target") from None
+    from empathy_kv.sql.postgres import Postgres
+
+    try:
+        return Postgres(url, timeout=settings.server["timeout"])
+    except ArgumentError as error:
+        raise ArgumentError(str(error).replace("url", "target", 1), argument="target") from None
+
+
+SQL: Final = ("sqlite", "postgresql", "postgres")
+"""The schemes of a URL that names a database."""
 REDIS: Final = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster")
 """The schemes of a URL that names a server."""
 

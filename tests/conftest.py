@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 from groups import Cluster, SentinelGroup, cluster, sentinel_group
 from hypothesis import HealthCheck, settings
-from servers import RedisServer, RestrictedServer, find_redis
+from servers import PostgresServer, RedisServer, RestrictedServer, find_postgres, find_redis
 
 # No deadline: a shared machine that pauses for a moment is not a bug. Every value is named, because hypothesis
 # derives other defaults when it believes to run under CI (the same examples each time, for one).
@@ -61,6 +61,15 @@ def redis_sentinels() -> Iterator[SentinelGroup]:
         pytest.skip("no redis-server or valkey-server here (scripts/test brings one)")
     with sentinel_group(down_after=30.0) as group:
         yield group
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """One server for the whole run. Each test makes a database of its own: `postgres_server.database()`."""
+    if find_postgres() is None:
+        pytest.skip("no PostgreSQL here (scripts/test brings one)")
+    with PostgresServer() as server:
+        yield server
 
 
 def pytest_report_header() -> str:

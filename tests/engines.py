@@ -18,6 +18,9 @@ from empathy_kv.kv.files import FilesKV
 from empathy_kv.kv.interface import KV
 from empathy_kv.kv.memory import MemoryKV
 from empathy_kv.kv.redis import AsyncRedisKV, RedisKV
+from empathy_kv.sql.database import Database
+from empathy_kv.sql.postgres import Postgres
+from empathy_kv.sql.sqlite import SQLite
 from empathy_kv.testing.blocking import BlockingKV
 
 
@@ -119,6 +122,23 @@ ENGINES: Final[Mapping[str, Engine]] = {
         shares=True,
         server="redis_sentinels",
     ),
+}
+
+
+@frozen
+class DatabaseEngine:
+    """A database that keeps the domain's tables."""
+
+    open: Callable[[Place], Database]
+    reopens: bool = True
+    shares: bool = True
+    server: str | None = None
+    """The fixture of the server that it needs."""
+
+
+DATABASES: Final[Mapping[str, DatabaseEngine]] = {
+    "sqlite": DatabaseEngine(lambda place: SQLite(place.directory / "store.db", durability="os")),
+    "postgresql": DatabaseEngine(lambda place: Postgres(place.url, timeout=20.0), server="postgres_server"),
 }
 
 

@@ -1,12 +1,14 @@
 """Real servers for the tests. Each is a process of ours with its own port and directory; none is the machine's own.
 
-`python tests/servers.py` prints which server the tests would use, or fails if there is none.
+`python tests/servers.py [postgres]` prints which server the tests would use, or fails if there is none.
 """
 
 from __future__ import annotations
 
 import functools
 import importlib.util
+import itertools
+import os
 import random
 import re
 import shutil
@@ -18,9 +20,11 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final, NamedTuple, Self
+from typing import Any, Final, NamedTuple, Self
 
-__all__ = ["RedisBinary", "RedisServer", "RestrictedServer", "find_redis"]
+from empathy_kv.sql.schema import LIBRARY, METRICS
+
+__all__ = ["PostgresServer", "RedisBinary", "RedisServer", "RestrictedServer", "find_postgres", "find_redis"]
 
 # Waits for a line, which says that the server was ended in good order. When the pipe closes without one, pytest is
 # gone, however it died. PR_SET_PDEATHSIG would need no second process, but it exists on Linux only, follows the
@@ -210,7 +214,202 @@ class RestrictedServer(RedisServer):
         return f"redis://agents:{self.PASSWORD}@127.0.0.1:{self.port}/0"
 
 
+class PostgresBinaries(NamedTuple):
+    """Where `postgres` and `initdb` are, and what they need to find their libraries."""
+
+    directory: Path
+    environment: dict[str, str]
+    version: str
+
+    def __str__(self) -> str:
+        return f"postgresql {self.version} ({self.directory})"
+
+
+@functools.cache
+def find_postgres() -> PostgresBinaries | None:
+    """The first PostgreSQL that runs here: that of PATH, of Debian, or one that scripts/test unpacked."""
+    unpacked = Path(sys.prefix) / "postgres"
+    directories = [Path(path).resolve().parent for path in (shutil.which("postgres"),) if path]
+    for root in (Path("/"), unpacked):
+        directories += sorted(root.glob("usr/lib/postgresql/*/bin"), reverse=True)
+    for directory in directories:
+        libraries = ":".join(map(str, unpacked.glob("usr/lib/*-linux-gnu*")))
+        environment = {"LD_LIBRARY_PATH": libraries} if directory.is_relative_to(unpacked) else {}
+        if not (directory / "initdb").exists():
+            continue
+        try:
+            said = subprocess.run(
+                [directory / "postgres", "--version"],
+                env={**os.environ, **environment},
+                capture_output=True,
+                text=True,
+                timeout=10,
+                check=False,
+            ).stdout
+        except (OSError, subprocess.TimeoutExpired):
+            continue
+        if found := re.match(r"postgres \(PostgreSQL\) (\S+)", said):
+            return PostgresBinaries(directory, environment, found[1])
+    return None
+
+
+class PostgresServer:
+    """A running PostgreSQL, as a superuser `postgres` who needs no password. As a context manager it stops at the end.
+
+    It does not wait for the disk, so a crash of the machine may damage it; a crash of the server does not.
+    """
+
+    def __init__(self) -> None:
+        binaries = find_postgres()
+        if binaries is None:
+            raise RuntimeError("no PostgreSQL runs on this machine")
+        self.binaries = binaries
+        # A socket's path has about 100 bytes, so a long TMPDIR will not do.
+        long = len(tempfile.gettempdir()) > 60
+        self.directory = Path(tempfile.mkdtemp(prefix="empathy-kv-postgres-", dir="/tmp" if long else None))
+        # It refuses to run as root.
+        self._as: dict[str, Any] = {"user": 65534, "group": 65534, "extra_groups": []} if os.geteuid() == 0 else {}
+        if self._as:
+            os.chown(self.directory, 65534, 65534)
+        self._databases = itertools.count()
+        self._run(
+            *("initdb", "--pgdata", "data", "--username", "postgres", "--auth", "trust", "--no-sync"),
+            *("--encoding", "UTF8", "--locale", "C"),
+        )
+        for attempt in range(5, 0, -1):
+            self.port = random.randrange(20000, 30000)
+            try:
+                self.start()
+            except RuntimeError:
+                if attempt == 1 or "could not bind" not in self.log():
+                    self.stop()
+                    raise
+            else:
+                break
+
+    def _run(self, program: str, *arguments: str) -> None:
+        done = subprocess.run(
+            [self.binaries.directory / program, *arguments],
+            cwd=self.directory,
+            env={**os.environ, **self.binaries.environment},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+            **self._as,
+        )
+        if done.returncode:
+            shutil.rmtree(self.directory, ignore_errors=True)
+            raise RuntimeError(f"{program}: {done.stdout}{done.stderr}")
+
+    def url(self, database: str = "postgres") -> str:
+        return f"postgresql://postgres@127.0.0.1:{self.port}/{database}"
+
+    def start(self) -> None:
+        """Start, or start again after kill(): with the same port and directory."""
+        options = (
+            *("listen_addresses=127.0.0.1", f"unix_socket_directories={self.directory}", "fsync=off"),
+            *("full_page_writes=off", "max_connections=200", "shared_buffers=64MB", "autovacuum=off"),
+        )
+        with (self.directory / "log").open("w") as log:
+            self.process = subprocess.Popen(
+                [
+                    *(self.binaries.directory / "postgres", "-D", "data", "-p", str(self.port)),
+                    *(argument for option in options for argument in ("-c", option)),
+                ],
+                cwd=self.directory,
+                env={**os.environ, **self.binaries.environment},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # As that of Redis
+                **self._as,
+            )
+        self._watchdog = subprocess.Popen(
+            ["/bin/sh", "-c", _WATCHDOG, "sh", str(self.process.pid), str(self.directory)],
+            stdin=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        deadline = time.monotonic() + 60
+        while not self._answers():
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                self.kill()
+                raise RuntimeError(f"PostgreSQL did not start:\n{self.log()}")
+            time.sleep(0.01)
+
+    def _answers(self) -> bool:
+        import psycopg
+
+        try:
+            psycopg.connect(self.url(), connect_timeout=10).close()
+        except psycopg.OperationalError:
+            return False
+        return True
+
+    def execute(self, statement: str, database: str = "postgres") -> list[tuple[Any, ...]]:
+        """Be another program: execute a statement, and return its rows."""
+        import psycopg
+
+        with psycopg.connect(self.url(database), autocommit=True) as connection:
+            cursor = connection.execute(statement.encode())
+            return cursor.fetchall() if cursor.description is not None else []
+
+    def database(self) -> str:
+        """Make a new database, and return its URL."""
+        name = f"test_{os.getpid()}_{next(self._databases)}"
+        self.execute(f"CREATE DATABASE {name} TEMPLATE template0")
+        return self.url(name)
+
+    def schema(self) -> str:
+        """Return a URL that leads to a new schema of the one database, where nothing is yet. It costs milliseconds."""
+        name = f"test_{os.getpid()}_{next(self._databases)}"
+        self.execute(f"CREATE SCHEMA {name}")
+        return f"{self.url()}?options=-csearch_path%3D{name}"
+
+    def empty(self, url: str) -> None:
+        """Delete all rows of the schema that a URL of `schema()` leads to, as if the tables had just been made."""
+        import psycopg
+
+        with psycopg.connect(url) as connection:
+            tables = "SELECT quote_ident(tablename) FROM pg_tables WHERE schemaname = current_schema()"
+            names = [name for (name,) in connection.execute(tables)]
+            connection.execute("SET session_replication_role = replica")  # No trigger, no foreign key.
+            connection.execute("; ".join(f"DELETE FROM {name}" for name in names).encode() if names else b"SELECT 1")
+            if "pattern_feed" in names:
+                connection.execute(LIBRARY.seeds[0].replace("{random}", os.urandom(8).hex()).encode())
+            if "interaction_progress" in names:
+                connection.execute(METRICS.seeds[0].encode())
+
+    def log(self) -> str:
+        return (self.directory / "log").read_text(errors="replace")
+
+    def kill(self) -> None:
+        """End it at once, as a crash does, without waiting for anybody. Its files stay, for start()."""
+        self.process.send_signal(signal.SIGQUIT)  # SIGKILL would leave its children behind, who hold its memory.
+        self._reap()
+
+    def stop(self) -> None:
+        """End it for good. More than once is fine."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGQUIT)
+        self._reap()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def _reap(self) -> None:
+        self.process.wait()
+        if self._watchdog.poll() is None:
+            self._watchdog.communicate(b"\n")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
 if __name__ == "__main__":
-    found = find_redis()
-    print(found or "no redis-server or valkey-server")
+    wanted = find_postgres if sys.argv[1:] == ["postgres"] else find_redis
+    found = wanted()
+    print(found or "no server")
     sys.exit(found is None)

@@ -474,7 +474,14 @@ class Several:
     batches: Sequence[Batch]
 
 
-def run(kv: KV | None, steps: Steps[R]) -> R:
+class Engine(Protocol):
+    """What executes what domain code yields: a `KV` batches, a database transactions."""
+
+    def commit(self, request: Any, /) -> list[Any]:
+        """Execute all of it, or none of it."""
+
+
+def run(kv: Engine | None, steps: Steps[R]) -> R:
     """Drive a piece of domain code on an engine. An error of the engine is raised at the `yield` that caused it.
 
     Code that has no I/O to do, and so yields nothing, needs no engine.
@@ -493,9 +500,13 @@ def run(kv: KV | None, steps: Steps[R]) -> R:
         return cast(R, stop.value)
 
 
-def asked(kv: KV, request: Keys | Several) -> list[Any]:
+def asked(kv: Any, request: Any) -> list[Any]:
     """Return what a step that is no batch asks of an engine."""
-    return list(kv.keys(request.namespace)) if isinstance(request, Keys) else kv.several(request.batches)
+    if isinstance(request, Keys):
+        return list(kv.keys(request.namespace))
+    if isinstance(request, Several):
+        return kv.several(request.batches)  # type: ignore[no-any-return]
+    return kv.commit(request)  # type: ignore[no-any-return]
 
 
 class Asynchronous:

@@ -1,1 +1,1 @@
-"""The documented tables: SQLite. The only room that knows SQL; it is imported when a database is opened."""
+"""The documented tables, on SQLite and PostgreSQL. The only room that knows SQL; it is imported when one is opened."""

@@ -1,162 +1,286 @@
-"""Metrics in the documented table: a row an interaction, and every figure a sum over rows.
+"""Metrics in the documented table: a row an interaction.
 
-Rows of others are read as well: with the times that CURRENT_TIMESTAMP writes, or ISO 8601, and without a response time.
+To record is to insert a row, and nothing else. When rows have become many they are counted, all at once, and what they
+come to is kept (`interaction_progress`, `interaction_totals`); a figure is that, and the rows that came since. So what
+it costs does not grow with the rows, and no two that record wait for each other's totals. Rows that others inserted are
+counted as ours are. What others change or delete makes the user's figures stale (triggers see to that): then the rows
+of that user are counted anew.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from datetime import datetime
-from typing import Any, Final, NoReturn
+import contextlib
+from collections.abc import Callable, Generator, Iterable, Sequence
+from typing import Any, Final
 
-from empathy_kv.errors import CodecError, IdempotencyError
+from empathy_kv.errors import CodecError, EmpathyKVError, IdempotencyError, NotApplied, OutcomeUnknown
 from empathy_kv.kv.interface import Steps
-from empathy_kv.metrics import MAX_RESPONSE_TIME, Totals
-from empathy_kv.records import Interaction, utc
-from empathy_kv.sql.schema import METRICS, timestamp
-from empathy_kv.sql.sqlite import Row, Transaction
+from empathy_kv.metrics import Totals
+from empathy_kv.records import Interaction
+from empathy_kv.sql.database import Many, Replies, Row, Statement, Transaction
+from empathy_kv.sql.schema import HIGHEST, LOWEST, METRICS, timestamp
+from empathy_kv.sql.totals import COLUMNS, add, dump, number, parse, read, refuse, subtract, when
 
 _PAGE: Final = 10_000
 """Rows that are in memory at a time."""
+_OWN: Final = 500
+"""How many interactions this worker records before it counts what has come."""
+_TAIL: Final = 1_000
+"""How many rows a figure looks at one by one; if there are more, they are counted first."""
 
 _INSERT: Final = """INSERT INTO interactions (user_id, empathy_level, success, response_time_ms, timestamp)
 VALUES (?, ?, ?, ?, ?)"""
-_INSERT_NEW: Final = """INSERT INTO interactions (user_id, empathy_level, success, response_time_ms, timestamp)
-SELECT ?, ?, ?, ?, ? WHERE NOT EXISTS (SELECT 1 FROM interaction_ids WHERE user_id = ? AND interaction_id = ?)"""
 _INSERT_ID: Final = """INSERT INTO interaction_ids
 (row_id, user_id, interaction_id, empathy_level, success, response_time_ms)
-SELECT last_insert_rowid(), ?, ?, ?, ?, ?
-WHERE NOT EXISTS (SELECT 1 FROM interaction_ids WHERE user_id = ? AND interaction_id = ?)"""
+VALUES (last_insert_rowid(), ?, ?, ?, ?, ?)"""
 _SELECT_ID: Final = """SELECT n.empathy_level, n.success, n.response_time_ms, n.row_id, i.timestamp
 FROM interaction_ids AS n LEFT JOIN interactions AS i ON i.id = n.row_id AND i.user_id = n.user_id
 WHERE n.user_id = ? AND n.interaction_id = ?"""
 
+_COUNTED: Final = "SELECT counted, totals FROM interaction_progress"
 _LAST: Final = "SELECT max(id) FROM interactions"
-_USERS: Final = "SELECT DISTINCT user_id FROM interactions"
-_COUNT_USERS: Final = "SELECT count(DISTINCT user_id) FROM interactions"
-_ALL: Final = """SELECT id, user_id, empathy_level, success, response_time_ms, timestamp FROM interactions
-WHERE id > ? AND id <= ? ORDER BY id LIMIT ?"""
-_OF_USER: Final = """SELECT id, user_id, empathy_level, success, response_time_ms, timestamp FROM interactions
-WHERE user_id = ? AND id > ? AND id <= ? ORDER BY id LIMIT ?"""
+_KEPT: Final = "SELECT stale, first_at, last_at, totals FROM interaction_totals WHERE user_id = ?"
+_STALE: Final = "SELECT user_id FROM interaction_totals WHERE stale = 1 LIMIT 1"
+_SPAN: Final = "SELECT count(*), min(first_at), max(last_at) FROM interaction_totals"
+_NOTHING: Final = (0, None, None, None)
+"""What is kept of a user of whom nothing was counted."""
+_DISTINCT: Final = "SELECT DISTINCT user_id FROM interactions"
+_USERS: Final = "SELECT user_id FROM interaction_totals"
+_KNOWN: Final = """SELECT user_id FROM interaction_totals
+WHERE user_id IN (SELECT user_id FROM interactions WHERE id > ?)"""
+_ALL: Final = f"SELECT {COLUMNS} FROM interactions WHERE id > ? AND id <= ? ORDER BY id LIMIT ?"
+_OF_USER: Final = f"SELECT {COLUMNS} FROM interactions WHERE user_id = ? AND id > ? AND id <= ? ORDER BY id LIMIT ?"
 _HISTORY: Final = """SELECT i.id, i.user_id, i.empathy_level, i.success, i.response_time_ms, i.timestamp,
     n.interaction_id
 FROM interactions AS i LEFT JOIN interaction_ids AS n ON n.row_id = i.id AND n.user_id = i.user_id
 WHERE i.user_id = ? AND i.id > ? AND i.id <= ? ORDER BY i.id LIMIT ?"""
 
+_KEEP_PROGRESS: Final = "UPDATE interaction_progress SET counted = ?, totals = ?"
+_KEEP: Final = """INSERT INTO interaction_totals (user_id, stale, first_at, last_at, totals) VALUES (?, ?, ?, ?, ?)
+ON CONFLICT (user_id) DO UPDATE SET stale = excluded.stale, first_at = excluded.first_at,
+    last_at = excluded.last_at, totals = excluded.totals"""
+_DROP: Final = "DELETE FROM interaction_totals WHERE user_id = ?"
+_KEPT_OF_PAGE: Final = """SELECT user_id, stale, first_at, last_at, totals FROM interaction_totals
+WHERE user_id IN (SELECT user_id FROM interactions WHERE id > ? AND id <= ?)"""
+
 
 class SQLMetrics:
     """Metrics in the table `interactions`."""
 
+    def __init__(self) -> None:
+        self._recorded = 0
+        self._counted = LOWEST
+        """Up to which row all were counted, when that was last seen."""
+
     def record(self, interaction: Interaction, dated: bool) -> Steps[bool]:
         user, level, success = interaction.user_id, interaction.level, interaction.success
         took, at = interaction.response_time_ms, timestamp(interaction.at)
+        insert = (_INSERT, (user, level, success, took, at))
         if interaction.id is None:
-            yield Transaction(METRICS, [(_INSERT, (user, level, success, took, at))])
-            return True
-        name = (user, interaction.id)
-        kept, _, _ = yield Transaction(
-            METRICS,
-            [
-                (_SELECT_ID, name),
-                (_INSERT_NEW, (user, level, success, took, at, *name)),
-                (_INSERT_ID, (*name, level, success, took, *name)),
-            ],
-        )
-        if not kept:
-            return True
-        *content, row, when = kept[0]
-        # When it was stands in the row of the interaction alone, which the user may have deleted.
-        moved = dated and when is not None and _time(when, f"$.interactions[{row}].timestamp") != interaction.at
-        if content != [level, success, took] or moved:
-            raise IdempotencyError(
-                f"the interaction_id {interaction.id!r} was used for another interaction", id=interaction.id
-            )
-        return False
+            yield Transaction(METRICS, (insert,))
+            new = True
+        else:
+            name = (user, interaction.id)
+
+            def then(replies: Replies) -> Generator[Sequence[Statement], Replies, None]:
+                if replies[0]:
+                    _require_same(replies[0][0], interaction, dated)
+                else:
+                    yield insert, (_INSERT_ID, (*name, level, success, took))
+
+            replies = yield Transaction(METRICS, ((_SELECT_ID, name),), then, lock=f"interaction {name!r}")
+            new = not replies[0]
+        self._recorded += 1
+        if self._recorded >= _OWN:
+            self._recorded = 0
+            with contextlib.suppress(EmpathyKVError):  # What was recorded is recorded; others will count it.
+                yield from _count_page()
+        return new
 
     def user(self, user_id: str) -> Steps[Totals]:
-        count = _Count()
-        ((newest,),) = yield Transaction(METRICS, [(_LAST, ())])
-        yield from _each(_OF_USER, (user_id,), newest[0], count)
-        return count.totals
+        def asked(counted: int) -> Sequence[Statement]:
+            return (_KEPT, (user_id,)), (_OF_USER, (user_id, counted, HIGHEST, _PAGE))
+
+        counted, newest, _, (kept, rows) = yield from self._look(asked)
+        if kept and kept[0][0] and (yield from _possibly(_recount(user_id))):
+            counted, newest, _, (kept, rows) = yield from self._look(asked)
+        stale, first, last, text = kept[0] if kept else _NOTHING
+        if stale:  # What was counted anew cannot be written down.
+            totals = Totals()
+            yield from _add(totals, _OF_USER, (user_id,), LOWEST, newest)
+            return totals
+        totals = parse(text, f"$.interaction_totals[{user_id!r}]", first, last)
+        yield from _add(totals, _OF_USER, (user_id,), counted, newest, rows)
+        return totals
 
     def everyone(self) -> Steps[tuple[int, Totals]]:
-        count = _Count()
-        (newest,), (users,) = yield Transaction(METRICS, [(_LAST, ()), (_COUNT_USERS, ())])
-        yield from _each(_ALL, (), newest[0], count)
-        count.totals.level = None
-        return users[0], count.totals
+        def asked(counted: int) -> Sequence[Statement]:
+            return (_STALE, ()), (_SPAN, ()), (_KNOWN, (counted,)), (_ALL, (counted, HIGHEST, _PAGE))
+
+        while True:
+            counted, newest, progress, (stale, ((users, first, last),), known, rows) = yield from self._look(asked)
+            if not stale or not (yield from _possibly(_recount(*stale[0]))):
+                break
+        if stale:
+            totals = Totals()
+            yield from _add(totals, _ALL, (), LOWEST, newest)
+        else:
+            totals = parse(progress, "$.interaction_progress.totals", first, last)
+            yield from _add(totals, _ALL, (), counted, newest, rows)
+        if stale or len(rows) == _PAGE:
+            users = len((yield from self._distinct()))
+        else:
+            users += len({row[1] for row in rows} - {user for (user,) in known})
+        totals.level = None
+        return users, totals
 
     def users(self) -> Steps[list[str]]:
-        (rows,) = yield Transaction(METRICS, [(_USERS, ())])
-        return [user if type(user) is str else _refuse("expected str", "$.interactions.user_id") for (user,) in rows]
+        def asked(counted: int) -> Sequence[Statement]:
+            return (_STALE, ()), (_USERS, ()), (_ALL, (counted, HIGHEST, _PAGE))
+
+        _, _, _, (stale, known, rows) = yield from self._look(asked)
+        if stale or len(rows) == _PAGE:
+            return (yield from self._distinct())
+        return _texts({user for (user,) in known} | {row[1] for row in rows})
+
+    def _distinct(self) -> Steps[list[str]]:
+        (rows,) = yield Transaction(METRICS, ((_DISTINCT, ()),))
+        return _texts({user for (user,) in rows})
 
     def history(self, user_id: str) -> Steps[list[Interaction]]:
         found: list[Interaction] = []
-        ((newest,),) = yield Transaction(METRICS, [(_LAST, ())])
-        yield from _each(_HISTORY, (user_id,), newest[0], lambda row: found.append(_read(row)))
+        ((newest,),) = yield Transaction(METRICS, ((_LAST, ()),))
+        last, rows = LOWEST, None
+        while newest[0] is not None and (rows is None or len(rows) == _PAGE):
+            (rows,) = yield Transaction(METRICS, ((_HISTORY, (user_id, last, newest[0], _PAGE)),))
+            found += map(read, rows)
+            last = rows[-1][0] if rows else last
         # Texts of several forms do not sort as the times that they mean. Of one time, the order is that of the rows.
         found.sort(key=lambda interaction: interaction.at)
         return found
 
+    def _look(self, asked: Callable[[int], Sequence[Statement]]) -> Steps[tuple[int, int, str, Replies]]:
+        """Ask, in one transaction, for what was counted and for the rows that came since.
 
-def _each(sql: str, parameters: Row, newest: int | None, take: Callable[[Row], None]) -> Steps[None]:
-    """Take the rows of a query one by one, up to the newest: what is recorded meanwhile has greater numbers."""
-    last = -(2**63)
-    while newest is not None:
-        (rows,) = yield Transaction(METRICS, [(sql, (*parameters, last, newest, _PAGE))])
-        for row in rows:
-            take(row)
-        if len(rows) < _PAGE:
-            break
-        last = rows[-1][0]
-
-
-class _Count:
-    """Counts rows, in the order in which they were recorded: of two at the same moment the later one is the last."""
-
-    def __init__(self) -> None:
-        self.totals = Totals()
-
-    def __call__(self, row: Row) -> None:
-        interaction = _read(row)
-        if row[4] is None:
-            self.totals.merge(_untimed(interaction))
-        else:
-            self.totals.add(interaction)
+        Returns up to which row all were counted, the number of the last row, what all that were counted come to, and
+        the replies to what is asked of the rows after that number.
+        """
+        tried = False
+        while True:
+            guess = self._counted
+            kept, newest, *replies = yield Transaction(METRICS, ((_COUNTED, ()), (_LAST, ()), *asked(guess)))
+            counted, text = kept[0] if kept else (LOWEST, "{}")
+            last = LOWEST if newest[0][0] is None else newest[0][0]
+            if counted != guess:
+                self._counted = counted
+            elif last - max(counted, 0) > _TAIL and not tried:
+                tried = not (yield from _possibly(_count()))
+            else:
+                return counted, last, text, replies
 
 
-def _untimed(interaction: Interaction) -> Totals:
-    """Return an interaction whose response time is not known: it is in no bucket of the histogram."""
-    at, level = interaction.at, interaction.level
-    return Totals(1, int(interaction.success), 0, {level: 1}, {at.date().isoformat(): 1}, {}, at, at, level)
-
-
-def _read(row: Row) -> Interaction:
-    """Return the interaction of a row. A response time that is not known is 0.0."""
-    number, user, level, success, took, at, *given = row
-    place = f"$.interactions[{number}]"
-    if type(user) is not str:
-        _refuse("expected str", f"{place}.user_id")
-    if type(level) is not int:
-        _refuse("expected int", f"{place}.empathy_level")
-    if type(success) is not int:
-        _refuse("expected bool", f"{place}.success")
-    if took is None:
-        took = 0.0
-    elif type(took) is not float or not math.fabs(took) <= MAX_RESPONSE_TIME:
-        _refuse("expected float of milliseconds", f"{place}.response_time_ms")
-    return Interaction(user, level, bool(success), took, _time(at, f"{place}.timestamp"), *given)
-
-
-def _time(value: Any, place: str) -> datetime:
-    if type(value) is not str:
-        _refuse("expected datetime as text", place)
+def _possibly(steps: Steps[None]) -> Steps[bool]:
+    """Do what saves work later; return whether that was possible."""
     try:
-        return utc(datetime.fromisoformat(value))
-    except (ValueError, OverflowError):
-        _refuse("expected datetime in ISO 8601", place)
+        yield from steps
+    except (NotApplied, OutcomeUnknown):  # Nothing may be written here, or others keep the table busy.
+        return False
+    return True
 
 
-def _refuse(what: str, place: str) -> NoReturn:
-    raise CodecError(f"{what} @ {place}", path=place)
+def _add(
+    totals: Totals, sql: str, parameters: Row, last: int, newest: int, rows: Sequence[Row] | None = None
+) -> Steps[None]:
+    """Add the rows of a query to totals, from one number up to another; the first page of them may be at hand.
+
+    What is recorded meanwhile has greater numbers.
+    """
+    while True:
+        if rows is None:
+            (rows,) = yield Transaction(METRICS, ((sql, (*parameters, last, newest, _PAGE)),))
+        for row in rows:
+            add(totals, row)
+        if len(rows) < _PAGE:
+            return
+        last, rows = rows[-1][0], None
+
+
+def _texts(users: Iterable[Any]) -> list[str]:
+    return [user if type(user) is str else refuse("expected str", "$.interactions.user_id") for user in users]
+
+
+def _count() -> Steps[None]:
+    """Count the rows that have come, page by page."""
+    while len((yield from _count_page())) == _PAGE:
+        pass
+
+
+def _count_page() -> Steps[Sequence[Row]]:
+    """Count the next rows, and return them."""
+
+    def then(replies: Replies) -> Generator[Sequence[Statement], Replies, None]:
+        ((counted, text),) = replies[0]
+        (rows,) = yield ((_ALL, (counted, HIGHEST, _PAGE)),)
+        if not rows:
+            return
+        newest = rows[-1][0]
+        (kept,) = yield ((_KEPT_OF_PAGE, (counted, newest)),)
+        before = {user: values for user, *values in kept}
+        come: dict[Any, Totals] = {}
+        stale = {user for user, values in before.items() if values[0]}
+        for row in rows:
+            user = row[1]
+            if user not in stale:
+                try:
+                    add(come.setdefault(user, Totals()), row)
+                except CodecError:  # It is named when the figures are asked for, and each time, until it is put right.
+                    stale.add(user)
+        everyone = parse(text, "$.interaction_progress.totals")
+        writes: list[Row] = []
+        for user, more in come.items():
+            _, first, last, kept_text = before.get(user, _NOTHING)
+            if user in stale:
+                writes.append((user, 1, first, last, kept_text))
+                continue
+            totals = parse(kept_text, f"$.interaction_totals[{user!r}]", first, last)
+            totals.merge(more)
+            everyone.merge(more)
+            writes.append((user, 0, number(totals.first), number(totals.last), dump(totals)))
+        yield Many(_KEEP, writes), (_KEEP_PROGRESS, (newest, dump(everyone)))
+
+    replies = yield Transaction(METRICS, ((_COUNTED, ()),), then, still="interactions")
+    return replies[1]  # type: ignore[no-any-return]
+
+
+def _recount(user_id: str) -> Steps[None]:
+    """Count the rows of a user anew, as far as all rows are counted."""
+
+    def then(replies: Replies) -> Generator[Sequence[Statement], Replies, None]:
+        ((counted, text),), kept = replies
+        totals, rows, at = Totals(), None, LOWEST
+        while rows is None or len(rows) == _PAGE:
+            (rows,) = yield ((_OF_USER, (user_id, at, counted, _PAGE)),)
+            for row in rows:
+                add(totals, row)
+            at = rows[-1][0] if rows else at
+        everyone = parse(text, "$.interaction_progress.totals")
+        for _, _, _, before in kept:
+            subtract(everyone, parse(before, f"$.interaction_totals[{user_id!r}]"))
+        everyone.merge(totals)
+        if totals.operations:
+            keep: Statement = _KEEP, (user_id, 0, number(totals.first), number(totals.last), dump(totals))
+        else:
+            keep = _DROP, (user_id,)
+        yield keep, (_KEEP_PROGRESS, (counted, dump(everyone)))
+
+    yield Transaction(METRICS, ((_COUNTED, ()), (_KEPT, (user_id,))), then, still="interactions")
+
+
+def _require_same(kept: Row, interaction: Interaction, dated: bool) -> None:
+    *content, row, at = kept
+    # When it was stands in the row of the interaction alone, which the user may have deleted.
+    moved = dated and at is not None and when(at, f"$.interactions[{row}].timestamp") != interaction.at
+    if content != [interaction.level, interaction.success, interaction.response_time_ms] or moved:
+        raise IdempotencyError(
+            f"the interaction_id {interaction.id!r} was used for another interaction", id=interaction.id
+        )

@@ -6,152 +6,147 @@ them: what is NULL is empty, a pattern that nobody contributed was contributed b
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, Final
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from typing import Final, TypeVar
 
-import msgspec
+from empathy_kv.errors import CodecError, MissingFileError
+from empathy_kv.index import Held, links
+from empathy_kv.kv.interface import Steps
+from empathy_kv.pattern_library import Progress
+from empathy_kv.sql.database import Many, Replies, Row, Statement, Transaction
+from empathy_kv.sql.pattern_rows import COLUMNS, as_row, comparable, from_row
+from empathy_kv.sql.schema import NOTHING, PATTERNS, SAVED
 
-from empathy_kv.codec import codec, parse
-from empathy_kv.errors import ArgumentError, CodecError, DamagedError, MissingFileError
-from empathy_kv.kv.operations import text
-from empathy_kv.pattern_library import Contribution, PatternLibrary
-from empathy_kv.records import MAX_ID, Pattern
-from empathy_kv.sql.schema import PATTERNS, timestamp
-from empathy_kv.sql.sqlite import Row, SQLite, Statement, Transaction
+T = TypeVar("T")
 
-_CODEC: Final = codec(Pattern)
+_REPORT: Final = 1_000
+"""After so many patterns progress is reported."""
+_BULK: Final = 1_000
+"""From so many patterns on, those of an empty table are indexed at the end, which takes half the time."""
 
-_COLUMNS: Final = (
-    *("id", "agent_id", "pattern_type", "name", "description", "context", "code", "confidence"),
-    *("usage_count", "success_count", "failure_count", "tags", "discovered_at", "last_used"),
+_LIST: Final = ", ".join(COLUMNS)
+_MARKS: Final = ", ".join("?" * len(COLUMNS))
+
+INSERT: Final = f"INSERT INTO patterns ({_LIST}) VALUES ({_MARKS})"
+_UPDATE: Final = f"UPDATE patterns SET ({_LIST}, updated_at) = ({_MARKS}, CURRENT_TIMESTAMP) WHERE id = ?"
+CONTRIBUTE: Final = """INSERT INTO pattern_contributions (pattern_id, position, agent_id, extra) VALUES (?, ?, ?, ?)
+ON CONFLICT (pattern_id)
+DO UPDATE SET position = excluded.position, agent_id = excluded.agent_id, extra = excluded.extra"""
+LINK: Final = "INSERT INTO pattern_links (pattern_id, related_id) VALUES (?, ?)"
+_UNLINK: Final = "DELETE FROM pattern_links WHERE pattern_id = ? AND related_id = ?"
+REMOVE: Final = (
+    "DELETE FROM pattern_usage WHERE pattern_id = ?",
+    "DELETE FROM pattern_contributions WHERE pattern_id = ?",
+    "DELETE FROM pattern_links WHERE pattern_id = ?",
+    "DELETE FROM pattern_links WHERE related_id = ?",
+    "DELETE FROM patterns WHERE id = ?",
 )
-_JSON: Final = frozenset({"context", "tags"})
-
-_SAVE: Final = """INSERT INTO patterns (id, agent_id, pattern_type, name, description, context, code, confidence,
-    usage_count, success_count, failure_count, tags, discovered_at, last_used)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-ON CONFLICT (id) DO UPDATE SET
-    (agent_id, pattern_type, name, description, context, code, confidence,
-    usage_count, success_count, failure_count, tags, discovered_at, last_used, updated_at)
-    = (excluded.agent_id, excluded.pattern_type, excluded.name, excluded.description, excluded.context, excluded.code,
-    excluded.confidence, excluded.usage_count, excluded.success_count, excluded.failure_count, excluded.tags,
-    excluded.discovered_at, excluded.last_used, CURRENT_TIMESTAMP)
-WHERE (agent_id, pattern_type, name, description, context, code, confidence,
-    usage_count, success_count, failure_count, tags, discovered_at, last_used)
-    IS NOT (excluded.agent_id, excluded.pattern_type, excluded.name, excluded.description, excluded.context,
-    excluded.code, excluded.confidence, excluded.usage_count, excluded.success_count, excluded.failure_count,
-    excluded.tags, excluded.discovered_at, excluded.last_used)"""
-_CONTRIBUTE: Final = "INSERT INTO pattern_contributions (position, pattern_id, agent_id, extra) VALUES (?, ?, ?, ?)"
-_LINK: Final = "INSERT INTO pattern_links (pattern_id, related_id) VALUES (?, ?)"
-
-_FORGET: Final[Sequence[Statement]] = (
-    ("DELETE FROM pattern_contributions", ()),
-    ("DELETE FROM pattern_links", ()),
-)
-_REMOVE: Final[Sequence[Statement]] = (
+"""What removes a pattern with all that is about it."""
+_ORPHANS: Final = (
     # SQLite lets an id be NULL.
-    ("DELETE FROM patterns WHERE id IS NULL OR id NOT IN (SELECT pattern_id FROM pattern_contributions)", ()),
-    ("DELETE FROM pattern_usage WHERE pattern_id NOT IN (SELECT id FROM patterns)", ()),
+    "DELETE FROM patterns WHERE id IS NULL",
+    "DELETE FROM pattern_usage WHERE pattern_id NOT IN (SELECT id FROM patterns)",
+    "DELETE FROM pattern_contributions WHERE pattern_id NOT IN (SELECT id FROM patterns)",
 )
 
-_SAVED: Final = "SELECT 1 FROM main.sqlite_master WHERE type = 'table' AND lower(name) = 'patterns'"
-_LOAD: Final = """SELECT p.id, p.agent_id, p.pattern_type, p.name, p.description, p.context, p.code, p.confidence,
-    p.usage_count, p.success_count, p.failure_count, p.tags, p.discovered_at, p.last_used,
-    p.updated_at, c.agent_id, c.extra
-FROM patterns AS p LEFT JOIN pattern_contributions AS c ON c.pattern_id = p.id
-ORDER BY c.position IS NULL, c.position, p.rowid"""
-_LINKS: Final = """SELECT pattern_id, related_id FROM pattern_links
-WHERE pattern_id IN (SELECT id FROM patterns) AND related_id IN (SELECT id FROM patterns)
-ORDER BY rowid"""
+SELECT: Final = f"""SELECT {", ".join(f"p.{column}" for column in COLUMNS)},
+    p.updated_at, c.position, c.agent_id, c.extra
+FROM patterns AS p LEFT JOIN pattern_contributions AS c ON c.pattern_id = p.id"""
+IN_ORDER: Final = "ORDER BY c.position IS NULL, c.position, p.rowid"
+_LOAD: Final = f"{SELECT}\n{IN_ORDER}"
+_LINKS: Final = "SELECT pattern_id, related_id FROM pattern_links"
+_WHOLE_LINKS: Final = f"""{_LINKS}
+WHERE pattern_id IN (SELECT id FROM patterns) AND related_id IN (SELECT id FROM patterns)"""
 
 
-def save(library: PatternLibrary, path: Path) -> None:
+def save(library: Sequence[Held], keeps_arrival: bool, progress: Progress | None = None) -> Steps[None]:
     """Make the tables equal to a library, in one transaction.
 
     Patterns that the library does not have are removed, with the rows of their usage. Rows that are as they should be
-    already stay untouched, and so do all other tables.
+    already stay untouched, and so do all other tables. `keeps_arrival` is that of the database.
     """
-    contributors = {
-        pattern_id: agent for agent, pattern_ids in library.agent_contributions.items() for pattern_id in pattern_ids
-    }
-    view = library.patterns
-    # With `get`: another thread may remove one meanwhile.
-    patterns = [pattern for pattern_id in view if (pattern := view.get(pattern_id)) is not None]
-    statements: list[Statement] = [*_FORGET]
-    for position, pattern in enumerate(patterns, 1):
-        row, extra = _row(pattern)
-        agent = contributors.get(pattern.id, pattern.agent_id)
-        statements += [(_SAVE, row), (_CONTRIBUTE, (position, pattern.id, agent, extra))]
-    statements += _REMOVE
-    saved = {pattern.id for pattern in patterns}
-    statements += [(_LINK, pair) for pair in library.get_links() if saved.issuperset(pair)]
-    # No write-ahead log: a library is one file, to be copied, and to be read where nothing can be written.
-    with contextlib.closing(SQLite(path, wal=False)) as database:
-        database.execute(Transaction(PATTERNS, statements))
+    wanted = {held.id: as_row(held) for held in library}
+    pairs = set(links(library))
+
+    def then(replies: Replies) -> Generator[Sequence[Statement], Replies, None]:
+        return _equalize(wanted, pairs, replies, keeps_arrival, progress)
+
+    yield Transaction(PATTERNS, ((_LOAD, ()), (_LINKS, ())), then, lock="patterns")
 
 
-def load(path: Path) -> PatternLibrary:
-    """Return the library that was saved. `MissingFileError` (a FileNotFoundError) if none was."""
-    with contextlib.closing(SQLite(path)) as database:
-        saved, rows, pairs = database.execute(Transaction(PATTERNS, [(_SAVED, ()), (_LOAD, ()), (_LINKS, ())]))
+def _equalize(
+    wanted: dict[str, tuple[Row, str | None, str | None]],
+    pairs: set[tuple[str, str]],
+    replies: Replies,
+    keeps_arrival: bool,
+    progress: Progress | None,
+) -> Generator[Sequence[Statement], Replies, None]:
+    rows, linked = replies
+    there = {row[0]: (comparable(row[: len(COLUMNS)]), row[-3:]) for row in rows if row[0] is not None}
+    stay = [pattern_id for pattern_id in there if pattern_id in wanted]
+    new = [pattern_id for pattern_id in wanted if pattern_id not in there]
+    in_order = list(wanted) == [*stay, *new]
+    last = max((position for _, (position, _, _) in there.values() if position is not None), default=0)
+
+    yield [Many(sql, [(i,) for i in there if i not in wanted]) for sql in REMOVE] + [(sql, ()) for sql in _ORPHANS]
+    changed = [(*row, i) for i in stay if (row := wanted[i][0]) != there[i][0]]
+    indexes = PATTERNS.indexes if not there and len(new) >= _BULK else {}
+    inserts = _reported((wanted[i][0] for i in new), len(new), progress)
+    yield [
+        Many(_UPDATE, changed),
+        *((f"DROP INDEX {name}", ()) for name in indexes),
+        Many(INSERT, inserts),
+        *((sql, ()) for sql in indexes.values()),
+    ]
+
+    contributions: list[Row] = []
+    for number, (pattern_id, (_, agent, extra)) in enumerate(wanted.items(), 1):
+        _, before = there.get(pattern_id, (None, (None, None, None)))
+        if not in_order:
+            position: int | None = number
+        elif pattern_id in there or keeps_arrival:
+            position = before[0]
+        else:
+            position = last = last + 1
+        if before != (position, agent, extra):
+            contributions.append((pattern_id, position, agent, extra))
+    before_links = set(linked)
+    yield (
+        Many(CONTRIBUTE, contributions),
+        Many(_UNLINK, before_links - pairs),
+        Many(LINK, sorted(pairs - before_links)),
+    )
+
+
+def load(source: str, progress: Progress | None = None) -> Steps[dict[str, Held]]:
+    """Return the library that was saved, by id, in order. `MissingFileError` (a FileNotFoundError) if none was.
+
+    `source` is what errors call the database.
+    """
+    # Apart, because what follows may make the tables.
+    (saved,) = yield Transaction(NOTHING, ((SAVED, ()),))
     if not saved:
-        raise MissingFileError(f"no patterns were saved to {path}", path=str(path))
+        raise MissingFileError(f"no patterns were saved to {source}", path=source)
+    rows, pairs = yield Transaction(PATTERNS, ((_LOAD, ()), (_WHOLE_LINKS, ())))
+    library: dict[str, Held] = {}
     try:
-        contributions = [_contribution(row, path) for row in rows]
+        for order, row in enumerate(_reported(rows, len(rows), progress), 1):
+            held = from_row(row, order, source)
+            library[held.id] = held
     except CodecError as error:
-        raise CodecError(f"{path}: {error}", path=error.path) from error
-    library = PatternLibrary()
-    library.restore(contributions, [(one, other) for one, other in pairs])
+        raise CodecError(f"{source}: {error}", path=error.path) from error
+    for one, other in pairs:
+        if one != other:
+            library[one].links |= {other}
+            library[other].links |= {one}
     return library
 
 
-def _row(pattern: Pattern) -> tuple[Row, str | None]:
-    """Return a pattern as its row, and the fields that have no column."""
-    try:
-        document = parse(_CODEC.encode(pattern))
-    except CodecError as error:
-        place = f"$.patterns[{pattern.id!r}]{error.path.removeprefix('$')}"
-        raise CodecError(f"{str(error).rpartition(' @ ')[0]} @ {place}", path=place) from error
-    document["discovered_at"] = timestamp(pattern.discovered_at)
-    document["last_used"] = None if pattern.last_used is None else timestamp(pattern.last_used)
-    for column in _JSON:
-        document[column] = _text(document[column])
-    row = tuple(document.pop(column) for column in _COLUMNS)
-    return row, _text(document) if document else None
-
-
-def _text(value: Any) -> str:
-    return msgspec.json.encode(value).decode()
-
-
-def _contribution(row: Row, path: Path) -> Contribution:
-    """Return a row as who contributed what."""
-    *values, updated_at, contributor, extra = row
-    place = f"$.patterns[{row[0]!r}]"
-    document = {column: value for column, value in zip(_COLUMNS, values, strict=True) if value is not None}
-    if updated_at is not None:
-        document.setdefault("discovered_at", updated_at)
-    for column in _JSON & document.keys():
-        document[column] = _value(document[column], f"{place}.{column}", path)
-    unknown = {} if extra is None else _value(extra, f"{place}.extra", path)
-    if type(unknown) is not dict:
-        raise CodecError(f"expected object @ {place}.extra", path=f"{place}.extra")
-    pattern = _CODEC.structure({**unknown, **document}, place)
-    agent = pattern.agent_id if contributor is None else contributor
-    for value, name in ((pattern.id, "id"), (pattern.agent_id, "agent_id"), (agent, "contributor")):
-        try:
-            text(value, name, MAX_ID)
-        except ArgumentError as error:
-            raise CodecError(f"{error} @ {place}.{name}", path=f"{place}.{name}") from error
-    return agent, pattern
-
-
-def _value(column: Any, place: str, path: Path) -> Any:
-    if type(column) is not str:
-        raise CodecError(f"expected text @ {place}", path=place)
-    try:
-        return parse(column.encode())
-    except CodecError as error:
-        raise DamagedError(f"{path} is damaged: {place} is no JSON", path=str(path)) from error
+def _reported(items: Iterable[T], total: int, progress: Progress | None) -> Iterator[T]:
+    done = 0
+    for done, item in enumerate(items, 1):
+        yield item
+        if progress is not None and done % _REPORT == 0:
+            progress(done, total)
+    if progress is not None and (done % _REPORT or not done):
+        progress(done, total)

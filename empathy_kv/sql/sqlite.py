@@ -13,17 +13,18 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import secrets
 import sqlite3
 import stat
 import threading
 import time
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final, TypeAlias, TypeVar, cast
+from typing import Final, Literal
 from urllib.parse import quote
 
-from attrs import define, field, frozen
+from attrs import define
 
 from empathy_kv.errors import (
     ArgumentError,
@@ -36,19 +37,17 @@ from empathy_kv.errors import (
     StoragePermissionError,
 )
 from empathy_kv.kv.files.disk import make, translated
-from empathy_kv.kv.interface import Steps
+from empathy_kv.kv.operations import Token
+from empathy_kv.kv.table import refused_token
 from empathy_kv.sql import schema
-from empathy_kv.sql.schema import Part
-
-R = TypeVar("R")
-
-Row: TypeAlias = tuple[Any, ...]
-Statement: TypeAlias = tuple[str, tuple[Any, ...]]
-"""SQL, and the values of its parameters."""
+from empathy_kv.sql.database import CLAIM, Database, Many, Replies, Statement, Transaction, claim
+from empathy_kv.sql.schema import TOKENS, Part
 
 _SLICE: Final = 0.05
 """Seconds that SQLite waits for a lock at a time. It looks ever more rarely, every 100 ms in the end, where a writer
 among busy ones may never find it free; begun anew, it looks every few milliseconds."""
+_OBJECTS: Final = "SELECT type, lower(name), lower(tbl_name), rootpage, sql FROM main.sqlite_master"
+"""No object of a file can stand in for this table."""
 _PAUSE: Final = 0.001
 """Seconds between two tries: some conflicts SQLite reports without waiting."""
 
@@ -56,29 +55,14 @@ _SETUP: Final = (
     "PRAGMA trusted_schema = OFF",  # What stands in a schema may not call functions that have effects.
     "PRAGMA cell_size_check = ON",  # Damage is found where it is, not by a crash.
     "PRAGMA foreign_keys = OFF",  # Nothing of ours reaches a user's own tables by a cascade.
-    "PRAGMA synchronous = EXTRA",  # What was committed survives a power cut, whatever the journal mode.
     "PRAGMA temp_store = MEMORY",
+    # Bringing the log into the file costs the same whether it is long or short: the pages are mostly the same.
+    "PRAGMA wal_autocheckpoint = 4000",
 )
-
-
-def _statements(value: Iterable[Statement]) -> tuple[Statement, ...]:
-    return tuple(value)
-
-
-@frozen
-class Transaction:
-    """Statements that are executed together: all of them, or none. Reply: for each a list of its rows, tuples.
-
-    `part` has the tables that they need.
-    """
-
-    part: Part
-    statements: tuple[Statement, ...] = field(converter=_statements)
-
-    @property
-    def writes(self) -> bool:
-        """Whether any of them may change something: all do that are no SELECT."""
-        return not all(sql.startswith("SELECT ") for sql, _ in self.statements)
+_SYNCHRONOUS: Final = {
+    "fsync": "PRAGMA synchronous = EXTRA",  # What was committed survives a power cut, whatever the journal mode.
+    "os": "PRAGMA synchronous = NORMAL",  # It survives the end of the process; a power cut may take the last of it.
+}
 
 
 # Forks. A child may use no connection of its parent, nor close it (https://sqlite.org/howtocorrupt.html), nor even let
@@ -107,14 +91,22 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_before_fork, after_in_parent=_LOCK.release, after_in_child=_after_fork_in_child)
 
 
-class SQLite:
+class SQLite(Database):
     """One database file. It is opened by the first use, and made by the first write; threads may share it.
 
     `wal`: write-ahead logging, in which readers and the writer do not wait for each other, and a commit costs one
     fsync. Without, the file stays in the mode that it has; a new one is then always whole by itself.
+
+    `durability`: "fsync" survives a power cut once a write returned. "os" survives the end of the process; with `wal`
+    a power cut may then take the last writes, and leaves all before them.
     """
 
-    def __init__(self, path: Path, *, timeout: float = 5.0, wal: bool = True) -> None:
+    keeps_arrival = True
+
+    def __init__(
+        self, path: Path, *, timeout: float = 5.0, wal: bool = True, durability: Literal["fsync", "os"] = "fsync"
+    ) -> None:
+        super().__init__()
         try:
             encoded = os.fsencode(path)
         except UnicodeEncodeError as error:
@@ -122,8 +114,12 @@ class SQLite:
         if b"\0" in encoded or path.name == ":memory:":
             raise ArgumentError(f"db_path must be the path of a file, not {str(path)!r}", argument="db_path")
         self._path = path.absolute()
+        self.name = str(path)
         self._timeout = timeout
         self._wal = wal
+        self._durability = durability
+        # Only waiting for the disk can fail with an outcome that nobody knows, and with that nobody waits.
+        self._certain = wal and durability == "os"
         self._idle: list[_Connection] = []
         self._closed = False
         self._mutex = threading.RLock()
@@ -135,31 +131,12 @@ class SQLite:
     def __repr__(self) -> str:
         return f"{type(self).__name__}({str(self._path)!r})"
 
-    def run(self, steps: Steps[R]) -> R:
-        """Drive a piece of domain code that yields transactions. An error is raised at the `yield` that caused it."""
-        try:
-            request = next(steps)
-            while True:
-                try:
-                    replies = self.execute(request)
-                except EmpathyKVError as error:
-                    request = steps.throw(error)
-                else:
-                    request = steps.send(replies)
-        except StopIteration as stop:
-            return cast(R, stop.value)
-
-    def execute(self, transaction: Transaction) -> list[list[Row]]:
-        """Execute all of a transaction, or none of it.
-
-        Raises `LockTimeoutError` and the other kinds of `NotApplied` if nothing was done, `OutcomeUnknown` if the disk
-        failed while it was committed, `DamagedError` if the file is no database, or not one to be trusted.
-        """
+    def execute(self, transaction: Transaction, token: Token | None = None) -> Replies:
         deadline = time.monotonic() + self._timeout
         writes = transaction.writes
         while True:
             try:
-                replies = self._attempt(transaction, writes, deadline)
+                replies = self._attempt(transaction, token, writes, deadline)
             except sqlite3.Error as error:
                 if not _busy(error) or time.monotonic() >= deadline:
                     raise self._error(error) from error
@@ -169,26 +146,26 @@ class SQLite:
                     return replies
                 writes = True
 
-    def _attempt(self, transaction: Transaction, writes: bool, deadline: float) -> list[list[Row]] | None:
-        with translated(self._path), self._turn(deadline) if writes else contextlib.nullcontext():
+    def _attempt(self, transaction: Transaction, token: Token | None, writes: bool, deadline: float) -> Replies | None:
+        # The writing threads of this process go in one by one, so that they need not poll the file for each other.
+        if writes and not self._writer.acquire(timeout=max(0.0, deadline - time.monotonic())):
+            raise self._late()
+        # Without context managers, which would cost a tenth of a write.
+        try:
             connection = self._take(writes)
             try:
-                replies = connection.execute(transaction, writes)
+                replies = connection.execute(transaction, token, writes, self._tidying() if token is not None else ())
             except BaseException:
                 connection.close()  # Whatever it was in the middle of is undone.
                 raise
             self._give(connection)
             return replies
-
-    @contextlib.contextmanager
-    def _turn(self, deadline: float) -> Iterator[None]:
-        """Let the writing threads of this process in one by one, so that they need not poll the file for each other."""
-        if not self._writer.acquire(timeout=max(0.0, deadline - time.monotonic())):
-            raise self._late()
-        try:
-            yield
+        except OSError as error:
+            with translated(self._path):
+                raise error
         finally:
-            self._writer.release()
+            if writes:
+                self._writer.release()
 
     def _late(self) -> LockTimeoutError:
         return LockTimeoutError(
@@ -214,16 +191,17 @@ class SQLite:
         return self._open(identity, writes)
 
     def _give(self, connection: _Connection) -> None:
-        with self._mutex:
-            if not self._closed and connection.identity is not None:
-                self._idle.append(connection)
-                return
+        if connection.identity is not None:
+            with self._mutex:
+                if not self._closed:
+                    self._idle.append(connection)
+                    return
         connection.close()
 
     def _identity(self) -> tuple[int, int] | None:
         """Return which file stands under the path, None if there is none."""
         try:
-            status = self._path.stat()
+            status = os.stat(self._path)  # noqa: PTH116 - at half the cost
         except FileNotFoundError:
             return None
         if not stat.S_ISREG(status.st_mode):
@@ -235,11 +213,11 @@ class SQLite:
         with _LOCK:
             while True:
                 if identity is None and not writes:
-                    return _Connection(_connect(":memory:"), self._path, None, wal=False)
+                    return _Connection(_connect(":memory:", self._durability), self._path, None, wal=False)
                 if identity is None:
                     self._create()
                     identity = self._identity()
-                raw = _connect(self._url())
+                raw = _connect(self._url(), self._durability)
                 # Before and after: only then it is this one that was opened.
                 before, identity = identity, self._identity()
                 if identity is not None and identity == before:
@@ -330,10 +308,10 @@ def _close(connections: list[_Connection]) -> None:
         connections.pop().close()
 
 
-def _connect(url: str) -> sqlite3.Connection:
+def _connect(url: str, durability: str) -> sqlite3.Connection:
     raw = sqlite3.connect(url, uri=True, timeout=_SLICE, isolation_level=None, check_same_thread=False)
     try:
-        for pragma in _SETUP:
+        for pragma in (*_SETUP, _SYNCHRONOUS[durability]):
             raw.execute(pragma)
     except BaseException:
         raw.close()
@@ -346,7 +324,11 @@ class _Found:
     """What a file has of a part."""
 
     missing: dict[str, str]
-    """What is not there, as the statements that make it."""
+    """What is not there, as the statements that make it: tables, then indexes."""
+    lapsed: bool
+    """Whether what is derived is not there, or not all of it: then none of it can be trusted."""
+    upgrade: tuple[str, ...]
+    """What brings its tables up to date."""
     older: bool
     """Whether it has the interactions of empathy-framework."""
     stands_in: bool = False
@@ -368,7 +350,9 @@ class _Connection:
     def close(self) -> None:
         self._raw.close()
 
-    def execute(self, transaction: Transaction, writes: bool) -> list[list[Row]] | None:
+    def execute(
+        self, transaction: Transaction, token: Token | None, writes: bool, tidying: Sequence[Statement]
+    ) -> Replies | None:
         """Execute a transaction; None if it cannot read before something was written."""
         execute = self._raw.execute
         if writes and self._wal:
@@ -382,7 +366,20 @@ class _Connection:
         if not self._prepare(transaction.part, writes):
             execute("COMMIT")  # It changed nothing, but for the stand-ins, which stay.
             return None
-        replies = [execute(sql, parameters).fetchall() for sql, parameters in transaction.statements]
+        if token is not None:
+            self._prepare(TOKENS, writes)
+            if not execute(CLAIM, claim(token, True)).rowcount:
+                raise refused_token("void", token)
+            self._answer(tidying)
+        replies = self._answer(transaction.statements)
+        if transaction.then is not None:
+            further = transaction.then(replies.copy())
+            with contextlib.suppress(StopIteration):
+                request = next(further)
+                while True:
+                    answers = self._answer(request)
+                    replies += answers
+                    request = further.send(answers)
         try:
             execute("COMMIT")
         except sqlite3.OperationalError as error:
@@ -390,21 +387,35 @@ class _Connection:
             # What could not be written whole is not committed. Of what could not be made durable, or whose journal
             # could not be removed, nobody knows: who opens the file after a crash may find it, or not.
             if writes and code & 0xFF == sqlite3.SQLITE_IOERR and code != sqlite3.SQLITE_IOERR_WRITE:
-                raise OutcomeUnknown(f"{error}: {self._path} was not committed for certain", token=None) from error
+                raise OutcomeUnknown(f"{error}: {self._path} was not committed for certain", token=token) from error
             raise
+        return replies
+
+    def _answer(self, statements: Sequence[Statement]) -> Replies:
+        replies: Replies = []
+        for statement in statements:
+            if isinstance(statement, Many):
+                self._raw.executemany(statement.sql, statement.rows)
+                replies.append([])
+            else:
+                replies.append(self._raw.execute(*statement).fetchall())
         return replies
 
     def _prepare(self, part: Part, writes: bool) -> bool:
         """Make the tables of a part fit for use; False if that means to write, and this transaction only reads."""
         found = self._examined(part)
-        if writes and found.missing:
+        if not found.missing and not found.lapsed and not found.upgrade:
+            pass
+        elif writes:
             self._drop_stand_ins()
-            for statement in found.missing.values():
+            for statement in (*found.upgrade, *found.missing.values()):
                 self._raw.execute(statement)
+            if found.lapsed:
+                self._derive(part)
             self._sign()
             self._forget()
             found = self._examined(part)
-        elif found.missing and not found.stands_in:
+        elif (found.missing or found.lapsed) and not found.stands_in:
             self._stand_in(part, found)
         if not found.older or "interactions" in found.missing:
             return True
@@ -428,41 +439,63 @@ class _Connection:
 
     def _examine(self, part: Part) -> _Found:
         own = self._raw.execute("PRAGMA main.user_version").fetchone()[0]
-        if own >> 16 == schema.VERSION >> 16 and own > schema.VERSION:
+        if own >> 16 == schema.MAGIC and own > schema.USER_VERSION:
             raise StorageError(
                 f"{self._path} was written by a newer empathy_kv: its schema has the version {own & 0xFFFF}, "
-                f"and this one knows {schema.VERSION & 0xFFFF}",
+                f"and this one knows {schema.VERSION}",
                 errno=errno.ENOTSUP,
                 path=self._path,
             )
-        objects = self._raw.execute(schema.OBJECTS).fetchall()
+        objects = self._raw.execute(_OBJECTS).fetchall()
         part.require_ordinary(objects, self._path)
-        missing = part.missing(objects)
-        for table in part.tables.keys() - missing.keys():
+        there = {name for _, name, _, _, _ in objects}
+        for table in part.all_tables.keys() & there:
             lacking = part.columns(table) - self._columns(table)
             if lacking:
                 raise DamagedError(
                     f"{self._path} is not used: {table} has no column {', '.join(sorted(lacking))}", path=self._path
                 )
+        wanted = {**part.derived, **part.derived_indexes, **part.triggers}
         ordinary = {name for kind, name, _, root, _ in objects if kind == "table" and root}
-        older = part is schema.METRICS and "metrics" in ordinary and self._columns("metrics") >= schema.OLDER_COLUMNS
-        return _Found(missing, older)
+        return _Found(
+            missing={name: sql for name, sql in {**part.tables, **part.indexes}.items() if name not in there},
+            lapsed=not wanted.keys() <= there,
+            upgrade=part.upgrades[1] if part.upgrades and self._is_first() else (),
+            older=part is schema.METRICS and "metrics" in ordinary and self._columns("metrics") >= schema.OLDER_COLUMNS,
+        )
+
+    def _is_first(self) -> bool:
+        """Whether the tables are those of version 1. Where the user counts versions, only the tables can tell."""
+        keys = {row[1] for row in self._raw.execute("PRAGMA main.table_info(pattern_contributions)") if row[5]}
+        return keys == {"position"}
 
     def _columns(self, table: str) -> set[str]:
         # No table-valued function: an object of the file could have its name.
         return {row[1].lower() for row in self._raw.execute(f"PRAGMA main.table_info({table})")}
 
+    def _derive(self, part: Part) -> None:
+        """Make anew what is derived from the other tables."""
+        for name in part.triggers:
+            self._raw.execute(f"DROP TRIGGER IF EXISTS main.{name}")
+        for name in part.derived:
+            self._raw.execute(f"DROP TABLE IF EXISTS main.{name}")
+        triggers = (sql for _, sql in part.triggers.values())
+        for statement in (*part.derived.values(), *part.derived_indexes.values(), *part.seeds, *triggers):
+            self._raw.execute(statement.replace("{random}", secrets.token_hex(8)))
+
     def _sign(self) -> None:
-        if self._raw.execute("PRAGMA main.user_version").fetchone()[0] == 0:
-            self._raw.execute(f"PRAGMA main.user_version = {schema.VERSION}")
+        own = self._raw.execute("PRAGMA main.user_version").fetchone()[0]
+        if own == 0 or own >> 16 == schema.MAGIC:
+            self._raw.execute(f"PRAGMA main.user_version = {schema.USER_VERSION}")
 
     def _stand_in(self, part: Part, found: _Found) -> None:
-        for name in part.tables.keys() & found.missing.keys():
+        tables = part.tables.keys() & found.missing.keys()
+        for name in (*tables, *(part.derived if found.lapsed else ())):
             if name == "interactions" and found.older:
                 self._raw.execute(schema.OLDER_VIEW)
                 self._stand_ins.append(f"DROP VIEW temp.{name}")
             else:
-                self._raw.execute(part.tables[name].replace("CREATE TABLE", "CREATE TEMP TABLE", 1))
+                self._raw.execute(part.all_tables[name].replace("CREATE TABLE", "CREATE TEMP TABLE", 1))
                 self._stand_ins.append(f"DROP TABLE temp.{name}")
         found.stands_in = True
 

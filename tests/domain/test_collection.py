@@ -17,6 +17,8 @@ from empathy_kv.errors import ArgumentTypeError, ClosedError, CodecError, LimitE
 from empathy_kv.kv.memory import MemoryKV
 from empathy_kv.store import Store
 
+pytestmark = pytest.mark.needs_kv
+
 if TYPE_CHECKING:
     from domain.conftest import Fresh, Home
 

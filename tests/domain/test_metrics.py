@@ -299,6 +299,7 @@ def test_a_user_of_an_enumeration_is_the_user(store: Store) -> None:
 # What is kept one by one
 
 
+@pytest.mark.needs_kv
 def test_the_history_is_trimmed_and_the_counters_are_not(home: Home) -> None:
     metrics = home.open(history_limit=5).metrics
     for number in range(12):
@@ -314,6 +315,7 @@ def test_the_history_is_trimmed_and_the_counters_are_not(home: Home) -> None:
     assert len(metrics.get_history("v")) == 1
 
 
+@pytest.mark.needs_kv
 def test_one_that_comes_late_is_counted_though_the_history_has_no_room_for_it(home: Home) -> None:
     metrics = home.open(history_limit=3).metrics
     for number in range(3):
@@ -325,6 +327,7 @@ def test_one_that_comes_late_is_counted_though_the_history_has_no_room_for_it(ho
     assert stats["first_interaction"] == NOON - timedelta(days=9)
 
 
+@pytest.mark.needs_kv
 def test_a_history_of_one_is_the_last(home: Home) -> None:
     metrics = home.open(history_limit=1).metrics
     for number in range(5):
@@ -382,6 +385,7 @@ def test_an_id_that_was_used_for_another_interaction_is_refused(store: Store, ot
     assert store.metrics.get_user_stats("u")["total_operations"] == 1
 
 
+@pytest.mark.needs_kv
 def test_as_many_ids_are_remembered_as_interactions(home: Home) -> None:
     metrics = home.open(history_limit=3).metrics
     for number in range(4):
@@ -391,6 +395,7 @@ def test_as_many_ids_are_remembered_as_interactions(home: Home) -> None:
     assert metrics.get_user_stats("u")["total_operations"] == 4
 
 
+@pytest.mark.needs_kv
 def test_an_interaction_that_comes_late_is_counted_once_too(home: Home) -> None:
     # A retry of a backfill: the id was given a moment ago, only the interaction is old.
     metrics = home.open(history_limit=3).metrics
@@ -442,6 +447,7 @@ def test_the_global_figures_are_the_sum_over_many_users(store: Store) -> None:
     assert everyone["daily_counts"] == {"2025-01-20": 200}
 
 
+@pytest.mark.needs_kv
 def test_how_the_users_are_spread_is_recorded_in_the_store(shared: Home) -> None:
     def collector(shards: int) -> Any:
         kv, rules = shared.open().kv, MetricRules(KVMetrics(shards))
@@ -457,6 +463,7 @@ def test_how_the_users_are_spread_is_recorded_in_the_store(shared: Home) -> None
         assert all(each("get_user_stats", f"u{number}")["total_operations"] == 1 for number in range(20))
 
 
+@pytest.mark.needs_kv
 def test_a_redis_spreads_its_users_and_the_others_do_not(home: Home) -> None:
     store = home.open()
     for number in range(100):
@@ -465,6 +472,7 @@ def test_a_redis_spreads_its_users_and_the_others_do_not(home: Home) -> None:
     assert len(used) > 32 if "redis" in home.name else used == [0]
 
 
+@pytest.mark.needs_kv
 def test_looking_creates_nothing(home: Home) -> None:
     store = home.open()
     store.metrics.get_user_stats("u")

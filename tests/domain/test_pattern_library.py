@@ -831,6 +831,7 @@ def test_two_threads_of_one_worker_read_what_they_have_written(store: Store) -> 
     assert len(library.patterns) == 240
 
 
+@pytest.mark.needs_kv
 def test_a_lookup_sees_what_was_written_before_it_began_though_another_thread_was_slower(store: Store) -> None:
     """Two lookups of one worker, step by step: the second reads more, the first is applied before it."""
     library, kv, rules = store.patterns, store.kv, store.patterns._rules

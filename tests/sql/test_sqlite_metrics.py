@@ -39,9 +39,11 @@ from empathy_kv.errors import (
 from empathy_kv.kv.memory import MemoryKV
 from empathy_kv.metrics import MetricRules, MetricsCollector
 from empathy_kv.records import Interaction
+from empathy_kv.sql.database import Transaction
 from empathy_kv.sql.metrics import SQLMetrics
-from empathy_kv.sql.schema import METRICS, VERSION
-from empathy_kv.sql.sqlite import SQLite, Transaction
+from empathy_kv.sql.schema import METRICS
+from empathy_kv.sql.schema import USER_VERSION as VERSION
+from empathy_kv.sql.sqlite import SQLite
 from empathy_kv.testing.hostile import HOSTILE, storable
 from empathy_kv.testing.records import interactions
 

@@ -1,0 +1,179 @@
+"""What a database is (`Database`), and what it executes (`Transaction`): statements as data, sans-I/O.
+
+SQL is written once, in what SQLite and PostgreSQL both understand, with `?` for each value; `postgres.py` says the few
+words that differ. There is no layer between it and the drivers: the tables have to be the documented ones to the word,
+and the hottest statement, an insert, costs less than a layer would.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Iterable, Sequence
+from types import TracebackType
+from typing import Any, Final, Self, TypeAlias, TypeVar
+
+from attrs import frozen
+
+from empathy_kv.errors import EmpathyKVError, OutcomeUnknown
+from empathy_kv.kv.interface import Steps, Tokens, run
+from empathy_kv.kv.operations import TOKEN_LIFE, TOKEN_MEMORY, Name, Token
+from empathy_kv.kv.table import refused_token
+from empathy_kv.sql.schema import TOKENS, Part
+
+R = TypeVar("R")
+
+Row: TypeAlias = tuple[Any, ...]
+
+
+@frozen(eq=False)
+class Many:
+    """A statement that is executed once for each of many rows of values; it replies no rows."""
+
+    sql: str
+    rows: Iterable[Row]
+
+
+Statement: TypeAlias = tuple[str, Row] | Many
+"""SQL, and the values of its parameters."""
+
+Replies: TypeAlias = list[list[Row]]
+"""For each statement a list of its rows."""
+
+Further: TypeAlias = Callable[[Replies], Generator[Sequence[Statement], Replies, None]]
+"""What else a transaction does, once its first statements were answered: it yields statements and is sent replies."""
+
+
+class Transaction:
+    """Statements that are executed together: all of them, or none. It replies what each of them does.
+
+    `part` has the tables that it needs. `then` may do more: what it raises undoes all of it. A transaction may be
+    executed more than once until it is committed, so `then` must be a function that can be called again. `lock` is what
+    no two transactions that name it do at once (on SQLite, no two writers do anything at once), and `still` a table
+    that nobody writes to meanwhile, also those whose rows are numbered and not committed yet.
+    """
+
+    # No attrs class: making one is in every call.
+    __slots__ = "lock", "part", "statements", "still", "then", "writes"
+
+    def __init__(
+        self,
+        part: Part,
+        statements: Sequence[Statement],
+        then: Further | None = None,
+        *,
+        lock: str | None = None,
+        still: str | None = None,
+    ) -> None:
+        self.part = part
+        self.statements = statements
+        self.then = then
+        self.lock = lock
+        self.still = still
+        self.writes = then is not None or not all(
+            type(each) is tuple and each[0].startswith("SELECT ") for each in statements
+        )
+        """Whether it may change something: it does if not all that is known of it are SELECTs."""
+
+
+# The token of a write is claimed first in its transaction. Of two transactions with one token the second finds it
+# taken, after it has waited for the end of the first, if need be: that is how a lost reply at COMMIT is found out.
+
+CLAIM: Final = """INSERT INTO write_tokens (session, slot, sequence, issued, applied) VALUES (?, ?, ?, ?, ?)
+ON CONFLICT (session, slot)
+DO UPDATE SET sequence = excluded.sequence, issued = excluded.issued, applied = excluded.applied
+WHERE write_tokens.sequence < excluded.sequence"""
+"""Changes one row, or none if the token was claimed before."""
+_CLAIMED: Final = "SELECT sequence, applied FROM write_tokens WHERE session = ? AND slot = ?"
+FORGET: Final = "DELETE FROM write_tokens WHERE issued < ?"
+_NAMESPACE: Final[Name] = ("sql",)
+_FORGET_EVERY: Final = 3600.0
+
+
+def claim(token: Token, applied: bool) -> Row:
+    """Return the values of `CLAIM`."""
+    return token.session, token.slot, token.sequence, token.issued, applied
+
+
+class Database(ABC):
+    """A database that many threads may use at once. Abstract: `execute` and `close`."""
+
+    name: str
+    """What errors call it: a path, or where the server is, without a password."""
+    keeps_arrival: bool
+    """Whether rows of a table can be asked for in the order in which they were inserted."""
+
+    def __init__(self) -> None:
+        self._tokens = Tokens()
+        self._forgot = -_FORGET_EVERY
+        self._certain = False
+        """Whether no write of this database ends in `OutcomeUnknown`, so that none needs a token."""
+
+    @abstractmethod
+    def execute(self, transaction: Transaction, token: Token | None = None) -> Replies:
+        """Execute all of a transaction, or none of it.
+
+        With a token it is done at most once, however often it has to be tried. Raises `LockTimeoutError` and the other
+        kinds of `NotApplied` if nothing was done, `OutcomeUnknown` if that cannot be known, `DamagedError` if the
+        database is not one to be used.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close the connections. Closing twice is no error; using it afterwards is a `ClosedError`."""
+
+    def commit(self, transaction: Transaction) -> Replies:
+        """Execute a transaction, with a token of this writer if it writes."""
+        if not transaction.writes or self._certain:
+            return self.execute(transaction)
+        token = self._tokens.take(_NAMESPACE)
+        try:
+            replies = self.execute(transaction, token)
+        except OutcomeUnknown:
+            raise  # The slot stays taken: its next write would overwrite what `settle` has to find.
+        except BaseException as error:
+            if isinstance(error, EmpathyKVError):
+                self._tokens.give(token)
+            raise
+        self._tokens.give(token)
+        return replies
+
+    def settle(self, token: Token | str) -> bool:
+        """Return whether the write with this token was applied. If it was not, it never will be.
+
+        Raises `TokenError` if that is not known any more: it is too old, or its writer went on with a later one.
+        """
+        if not isinstance(token, Token):
+            token = Token.parse(token)
+        now = time.time_ns() // 1_000_000
+        old = token.issued + TOKEN_LIFE <= now
+        statements: list[Statement] = [(_CLAIMED, (token.session, token.slot))]
+        if not old:
+            statements.insert(0, (CLAIM, claim(token, False)))
+        rows = self.execute(Transaction(TOKENS, statements))[-1]
+        if not rows or rows[0][0] < token.sequence:
+            raise refused_token("old", token)
+        sequence, applied = rows[0]
+        if sequence > token.sequence:
+            raise refused_token("passed", token)
+        self._tokens.give(token)
+        return bool(applied)
+
+    def _tidying(self) -> Sequence[Statement]:
+        """Return what forgets the writers that have been silent for long, now and then."""
+        if time.monotonic() < self._forgot + _FORGET_EVERY:
+            return ()
+        self._forgot = time.monotonic()
+        return [(FORGET, (time.time_ns() // 1_000_000 - TOKEN_MEMORY,))]
+
+    def run(self, steps: Steps[R]) -> R:
+        """Drive a piece of domain code that yields transactions. An error is raised at the `yield` that caused it."""
+        return run(self, steps)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()

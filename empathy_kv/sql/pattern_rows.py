@@ -1,0 +1,180 @@
+"""A pattern as a row of the documented table, and back: through its stored form, so that nothing else gets in or out.
+
+Rows of others are read as well: what is NULL is empty, times may be ISO 8601 of any kind.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import msgspec
+
+from empathy_kv.codec import codec, parse
+from empathy_kv.errors import ArgumentError, CodecError, DamagedError
+from empathy_kv.index import Held
+from empathy_kv.kv.operations import MAX_VALUE, octets, text
+from empathy_kv.record_forms import StoredPattern
+from empathy_kv.records import MAX_ID, Pattern
+from empathy_kv.sql.database import Row
+
+COLUMNS: Final = (
+    *("id", "agent_id", "pattern_type", "name", "description", "context", "code", "confidence"),
+    *("usage_count", "success_count", "failure_count", "tags", "discovered_at", "last_used"),
+)
+_JSON: Final = frozenset({"context", "tags"})
+_TIMES: Final = frozenset({"discovered_at", "last_used"})
+_CONTEXT, _TAGS, _DISCOVERED, _LAST = map(COLUMNS.index, ("context", "tags", "discovered_at", "last_used"))
+_CODEC: Final = codec(Pattern)
+_SHORT: Final = MAX_ID // 4
+"""Characters of an id that are not too many bytes in any case."""
+
+
+class _Document(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    """The stored form of a pattern, whose JSON columns stay as they are."""
+
+    id: str
+    agent_id: str
+    pattern_type: str
+    name: str
+    description: str
+    context: msgspec.Raw
+    code: str | None
+    confidence: float
+    usage_count: int
+    success_count: int
+    failure_count: int
+    tags: msgspec.Raw
+    discovered_at: str
+    last_used: str | None
+
+
+_READ: Final = msgspec.json.Decoder(_Document).decode
+_READ_STORED: Final = msgspec.json.Decoder(StoredPattern).decode
+_WRITE: Final = msgspec.json.Encoder().encode
+
+
+def as_row(held: Held) -> tuple[Row, str | None, str | None]:
+    """Return a pattern as its row, who contributed it if that was not its own agent, and the fields without a column.
+
+    With what was recorded since it was contributed. `CodecError` if that can no more be stored.
+    """
+    data = held.document
+    if held.succeeded or held.failed:
+        try:
+            data = _CODEC.encode(held.pattern())
+        except CodecError as error:
+            place = f"$.patterns[{held.id!r}]{error.path.removeprefix('$')}"
+            raise CodecError(f"{str(error).rpartition(' @ ')[0]} @ {place}", path=place) from error
+    extra = None
+    try:
+        found = _READ(data)
+    except msgspec.ValidationError:  # It has other fields.
+        document = parse(data)
+        extra = _WRITE({name: document.pop(name) for name in list(document) if name not in COLUMNS}).decode()
+        found = _READ(_WRITE(document))
+    row = (
+        found.id,
+        found.agent_id,
+        found.pattern_type,
+        found.name,
+        found.description,
+        str(found.context, "utf-8"),
+        found.code,
+        found.confidence,
+        found.usage_count,
+        found.success_count,
+        found.failure_count,
+        str(found.tags, "utf-8"),
+        _column(found.discovered_at),
+        None if found.last_used is None else _column(found.last_used),
+    )
+    return row, None if held.agent == found.agent_id else held.agent, extra
+
+
+def _column(moment: str) -> str:
+    """Return a time of a document as it stands in a column: as `schema.timestamp` has it."""
+    return f"{moment[:10]} {moment[11:]}" if len(moment) == 26 else f"{moment[:10]} {moment[11:]}.000000"
+
+
+def comparable(row: Row) -> Row:
+    """Return the values of a row as `as_row` would have them: PostgreSQL gives times that are none of text."""
+    return tuple(
+        value.astimezone(UTC).replace(tzinfo=None).isoformat(" ", "microseconds") if type(value) is datetime else value
+        for value in row
+    )
+
+
+def from_row(row: Row, order: int, source: str) -> Held:
+    """Return what a library holds of a row: the columns, `updated_at`, position, contributor, fields without a column.
+
+    `CodecError` if it is no pattern, `DamagedError` if what should be JSON is none; `source` is what that calls the
+    database.
+    """
+    *values, updated_at, _, contributor, extra = row
+    if extra is None:
+        document = _usual(values)
+        if document is not None and (contributor is None or 0 < len(contributor) <= _SHORT):
+            return Held(values[0], contributor or values[1], order, document)
+    pattern = _thorough(values, updated_at, extra, source)
+    place = f"$.patterns[{row[0]!r}]"
+    agent = pattern.agent_id if contributor is None else contributor
+    for value, name in ((pattern.id, "id"), (pattern.agent_id, "agent_id"), (agent, "contributor")):
+        try:
+            text(value, name, MAX_ID)
+        except ArgumentError as error:
+            raise CodecError(f"{error} @ {place}.{name}", path=f"{place}.{name}") from error
+    return Held(pattern.id, agent, order, octets(_CODEC.encode(pattern), "pattern"))
+
+
+def _usual(values: list[Any]) -> bytes | None:
+    """Return the document of a row as we write it, None if it is not as usual, or wrong."""
+    if bytes in map(type, values):  # msgspec would make a text of it.
+        return None
+    columns = list(values)
+    try:
+        columns[_CONTEXT] = msgspec.Raw(columns[_CONTEXT].encode())
+        columns[_TAGS] = msgspec.Raw(columns[_TAGS].encode())
+        columns[_DISCOVERED] = _moment(columns[_DISCOVERED])
+        if columns[_LAST] is not None:
+            columns[_LAST] = _moment(columns[_LAST])
+        document = _Document(*columns)
+        stored = _READ_STORED(_WRITE(document))
+        pattern = stored.record()  # The times are times.
+        data = _WRITE(StoredPattern.of(pattern))
+    except Exception:  # noqa: BLE001 - whatever is wrong, the thorough way says it
+        return None
+    if not 0 < len(pattern.id) <= _SHORT or not 0 < len(pattern.agent_id) <= _SHORT or len(data) > MAX_VALUE:
+        return None
+    return data
+
+
+def _moment(value: Any) -> str:
+    if type(value) is datetime:
+        return value.astimezone(UTC).replace(tzinfo=None).isoformat()
+    return value.replace(" ", "T", 1)  # type: ignore[no-any-return]
+
+
+def _thorough(values: list[Any], updated_at: Any, extra: Any, source: str) -> Pattern:
+    place = f"$.patterns[{values[0]!r}]"
+    document = {column: value for column, value in zip(COLUMNS, values, strict=True) if value is not None}
+    if updated_at is not None:
+        document.setdefault("discovered_at", updated_at)
+    for column in _TIMES & document.keys():
+        if type(document[column]) is datetime:
+            document[column] = document[column].isoformat()
+    for column in _JSON & document.keys():
+        document[column] = _value(document[column], f"{place}.{column}", source)
+    unknown = {} if extra is None else _value(extra, f"{place}.extra", source)
+    if type(unknown) is not dict:
+        raise CodecError(f"expected object @ {place}.extra", path=f"{place}.extra")
+    return _CODEC.structure({**unknown, **document}, place)
+
+
+def _value(column: Any, place: str, source: str) -> Any:
+    if type(column) is not str:
+        raise CodecError(f"expected text @ {place}", path=place)
+    try:
+        return parse(column.encode())
+    except CodecError as error:
+        raise DamagedError(f"{source} is damaged: {place} is no JSON", path=source) from error
