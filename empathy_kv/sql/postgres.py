@@ -22,6 +22,7 @@ from collections.abc import Generator, Sequence
 from typing import Any, Final, TypeVar
 
 import psycopg
+from attrs import define
 from psycopg import conninfo
 from psycopg.pq import TransactionStatus
 
@@ -105,11 +106,15 @@ def _unescaped(value: str) -> str:
 
 
 class _LostError(Exception):
-    """The connection was lost, or the server cannot be reached: to be tried again. `replies` if COMMIT was sent."""
+    """The connection was lost, or the server cannot be reached: to be tried again."""
 
-    def __init__(self, replies: Replies | None = None) -> None:
-        super().__init__()
-        self.replies = replies
+
+@define
+class _Tried:
+    """What came of the tries of a transaction."""
+
+    replies: Replies | None = None
+    """The replies of the one that sent COMMIT, as long as nobody knows what came of that."""
 
 
 class _Wire(psycopg.Connection[Row]):
@@ -150,7 +155,8 @@ class Postgres(Database):
             if not isinstance(url, str):
                 raise ValueError
             info: dict[str, Any] = conninfo.conninfo_to_dict(url)
-            conninfo.make_conninfo(**info)
+            for port in str(info.get("port") or "").split(","):
+                int(port or 0)  # libpq looks at it when it connects.
         except (psycopg.Error, ValueError, TypeError) as error:
             # Neither the URL nor the error's text, which quotes it: there may be a password in it.
             raise ArgumentError(
@@ -161,6 +167,8 @@ class Postgres(Database):
         self.name = f"postgresql://{host}:{info.get('port') or 5432}/{info.get('dbname') or ''}"
         milliseconds = max(1, int(self._timeout * 1000))
         settings = f"-c timezone=UTC -c statement_timeout={milliseconds} -c lock_timeout={milliseconds}"
+        # What a lost connection had begun ends then, although the server may not know that it is lost.
+        settings += f" -c idle_in_transaction_session_timeout={max(1, milliseconds // 2)}"
         self._info: dict[str, Any] = {
             "application_name": "empathy_kv",
             **info,
@@ -182,22 +190,24 @@ class Postgres(Database):
 
     def execute(self, transaction: Transaction, token: Token | None = None) -> Replies:
         deadline = time.monotonic() + self._timeout
-        replies: Replies | None = None
+        tried = _Tried()
         pause, longest = _PAUSE
         conflicts = 0
         tidying = self._tidying() if token is not None else ()
         while True:
             try:
-                return self._attempt(transaction, token, replies, tidying, deadline)
+                return self._attempt(transaction, token, tried, tidying, deadline)
             except _LostError as lost:
-                replies = lost.replies if lost.replies is not None else replies
-                cause = lost.__cause__
                 if time.monotonic() + pause >= deadline:
-                    raise self._gave_up(cause, replies is not None, token) from cause
+                    raise self._gave_up(lost.__cause__, tried, token) from lost.__cause__
             except psycopg.Error as error:
                 if not _conflict(error) or conflicts == _CONFLICTS or time.monotonic() + pause >= deadline:
-                    raise self._error(error) from error
+                    raise self._gave_up(error, tried, token) from error
                 conflicts += 1
+            except EmpathyKVError as error:
+                if tried.replies is None:
+                    raise
+                raise self._gave_up(error, tried, token) from error
             # Spread, so that many workers do not come back at the same moment.
             time.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - no secret
             pause = min(pause * 2, longest)
@@ -206,7 +216,7 @@ class Postgres(Database):
         self,
         transaction: Transaction,
         token: Token | None,
-        replies: Replies | None,
+        tried: _Tried,
         tidying: Sequence[Statement],
         deadline: float,
     ) -> Replies:
@@ -218,7 +228,7 @@ class Postgres(Database):
         try:
             session = self._take()
             try:
-                answer = session.execute(transaction, token, replies, tidying)
+                answer = session.execute(transaction, token, tried, tidying)
             except BaseException as error:
                 session.recover(error)
                 raise
@@ -273,13 +283,15 @@ class Postgres(Database):
 
     # Errors
 
-    def _gave_up(self, cause: BaseException | None, sent: bool, token: Token | None) -> EmpathyKVError:
+    def _gave_up(self, cause: BaseException | None, tried: _Tried, token: Token | None) -> EmpathyKVError:
         why = f"{type(cause).__name__} until the timeout of {self._timeout:g} s"
-        if sent:
+        if tried.replies is not None:
             return OutcomeUnknown(
                 f"COMMIT was sent to {self.name} and no reply came ({why}); settle(token) tells whether it was applied",
                 token=token,
             )
+        if isinstance(cause, psycopg.Error) and not _gone(cause):
+            return self._error(cause)
         return UnavailableError(f"{self.name} did not answer ({why})")
 
     def _error(self, error: psycopg.Error) -> EmpathyKVError:
@@ -349,14 +361,14 @@ class _Session:
                 self.close()
 
     def execute(
-        self, transaction: Transaction, token: Token | None, replies: Replies | None, tidying: Sequence[Statement]
+        self, transaction: Transaction, token: Token | None, tried: _Tried, tidying: Sequence[Statement]
     ) -> Replies:
-        """Execute a transaction. `replies` are those of an earlier try that got as far as COMMIT."""
+        """Execute a transaction."""
         try:
             for part in (transaction.part,) if token is None else (transaction.part, TOKENS):
                 if part not in self._ready:
                     self._prepare(part)
-            return self._execute(transaction, token, replies, tidying)
+            return self._execute(transaction, token, tried, tidying)
         except (psycopg.OperationalError, psycopg.InterfaceError) as error:
             if _gone(error) or self._wire.closed:
                 self.close()
@@ -364,7 +376,7 @@ class _Session:
             raise
 
     def _execute(
-        self, transaction: Transaction, token: Token | None, replies: Replies | None, tidying: Sequence[Statement]
+        self, transaction: Transaction, token: Token | None, tried: _Tried, tidying: Sequence[Statement]
     ) -> Replies:
         if not transaction.writes and len(transaction.statements) == 1:
             return self._answer(transaction.statements)
@@ -384,9 +396,10 @@ class _Session:
         found = self._answer([*before, *transaction.statements], counts)[len(before) :]
         if token is not None and not counts[1]:
             self._wire.execute("ROLLBACK")
-            if replies is None:
+            if tried.replies is None:
                 raise refused_token("void", token)
-            return replies
+            return tried.replies
+        tried.replies = None  # What was tried before was not committed, and never will be.
         if transaction.then is not None:
             further = transaction.then(found.copy())
             with contextlib.suppress(StopIteration):
@@ -400,7 +413,9 @@ class _Session:
         except psycopg.OperationalError as error:
             if _gone(error) or self._wire.closed:
                 self.close()
-                raise _LostError(found if transaction.writes else None) from error
+                if transaction.writes:
+                    tried.replies = found
+                raise _LostError from error
             raise
         return found
 
