@@ -11,7 +11,7 @@ from typing import Any, Final, NoReturn, TypeVar
 
 from empathy_kv.async_store import AsyncMetricsCollector, AsyncPatternLibrary, AsyncStateManager, AsyncStore
 from empathy_kv.errors import DamagedError
-from empathy_kv.kv.interface import Steps
+from empathy_kv.kv.interface import Durability, Steps
 from empathy_kv.kv.operations import Token
 from empathy_kv.metrics import MetricRules
 from empathy_kv.pattern_library import PatternRules
@@ -90,6 +90,10 @@ class AsyncSQLStore(AsyncStore):
     def collection(self, name: str, kind: type[Any]) -> NoReturn:  # noqa: ARG002
         """Raise `UnsupportedError`."""
         raise unsupported("collections")
+
+    async def durability(self) -> Durability:
+        """Return what a write that returned survives; as `SQLStore.durability`."""
+        return await self._threads.call(self._threads.database.durability)
 
     async def checkpoint(self) -> None:
         """Do nothing: a database has its tables up to date."""

@@ -16,7 +16,7 @@ from typing import Any, Final, Self, TypeAlias, TypeVar
 from attrs import frozen
 
 from empathy_kv.errors import EmpathyKVError, OutcomeUnknown
-from empathy_kv.kv.interface import Steps, Tokens, run
+from empathy_kv.kv.interface import Durability, Steps, Tokens, run
 from empathy_kv.kv.operations import TOKEN_LIFE, TOKEN_MEMORY, Name, Token
 from empathy_kv.kv.table import refused_token
 from empathy_kv.sql.schema import TOKENS, Part
@@ -117,6 +117,10 @@ class Database(ABC):
         kinds of `NotApplied` if nothing was done, `OutcomeUnknown` if that cannot be known, `DamagedError` if the
         database is not one to be used.
         """
+
+    @abstractmethod
+    def durability(self) -> Durability:
+        """Return what a write that returned survives."""
 
     @abstractmethod
     def close(self) -> None:

@@ -37,6 +37,7 @@ from empathy_kv.errors import (
     StoragePermissionError,
     UnavailableError,
 )
+from empathy_kv.kv.interface import Durability
 from empathy_kv.kv.operations import Token, number
 from empathy_kv.kv.table import refused_token
 from empathy_kv.sql import schema
@@ -59,6 +60,7 @@ _SPOKEN: Final = {
     "%": "%%",
     "?": "%s",
 }
+_DURABILITY: Final = "SELECT current_setting('fsync'), current_setting('synchronous_commit')"
 _SAVED: Final = "SELECT 1 WHERE to_regclass('patterns') IS NOT NULL"
 
 
@@ -266,6 +268,12 @@ class Postgres(Database):
                 self._idle.append(session)
                 return
         session.close()
+
+    def durability(self) -> Durability:
+        ((syncs, waits),) = self.execute(Transaction(schema.NOTHING, ((_DURABILITY, ()),)))[0]
+        if waits == "off":
+            return Durability("unknown")  # The last writes may be lost when the server ends, and nobody says which.
+        return Durability("power" if syncs == "on" else "process")
 
     def close(self) -> None:
         with self._mutex:

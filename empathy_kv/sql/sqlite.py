@@ -37,6 +37,7 @@ from empathy_kv.errors import (
     StoragePermissionError,
 )
 from empathy_kv.kv.files.disk import make, translated
+from empathy_kv.kv.interface import Durability
 from empathy_kv.kv.operations import Token
 from empathy_kv.kv.table import refused_token
 from empathy_kv.sql import schema
@@ -166,6 +167,9 @@ class SQLite(Database):
         finally:
             if writes:
                 self._writer.release()
+
+    def durability(self) -> Durability:
+        return Durability("process" if self._certain else "power")
 
     def _late(self) -> LockTimeoutError:
         return LockTimeoutError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, NoReturn
 
 from empathy_kv.errors import DamagedError, UnsupportedError
+from empathy_kv.kv.interface import Durability
 from empathy_kv.kv.operations import Token
 from empathy_kv.metrics import MetricsCollector
 from empathy_kv.pattern_library import PatternLibrary
@@ -34,6 +35,10 @@ class SQLStore(Store):
     def collection(self, name: str, kind: type[Any]) -> NoReturn:  # noqa: ARG002
         """Raise `UnsupportedError`."""
         raise unsupported("collections")
+
+    def durability(self) -> Durability:
+        """Return what a write that returned survives, as far as the server tells."""
+        return self._database.durability()
 
     def checkpoint(self) -> None:
         """Do nothing: a database has its tables up to date."""

@@ -84,6 +84,7 @@ def test_what_a_database_has_not_is_said(url: str) -> None:
         with pytest.raises(UnsupportedError, match="collections"):
             store.collection("notes", CollaborationState)
         assert store.check() == []
+        assert store.durability().survives == ("power" if url.startswith("sqlite") else "process")  # As tests start it
         store.checkpoint()
 
 
