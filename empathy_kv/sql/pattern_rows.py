@@ -5,6 +5,7 @@ Rows of others are read as well: what is NULL is empty, times may be ISO 8601 of
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -50,30 +51,57 @@ class _Document(msgspec.Struct, forbid_unknown_fields=True, gc=False):
 
 
 _READ: Final = msgspec.json.Decoder(_Document).decode
+_READ_MANY: Final = msgspec.json.Decoder(list[_Document]).decode
+_GROUP: Final = 500
 _READ_STORED: Final = msgspec.json.Decoder(StoredPattern).decode
 _WRITE: Final = msgspec.json.Encoder().encode
 
 
-def as_row(held: Held) -> tuple[Row, str | None, str | None]:
-    """Return a pattern as its row, who contributed it if that was not its own agent, and the fields without a column.
+Wanted = tuple[Row, str | None, str | None]
+"""A row, who contributed it if that was not its own agent, and the fields without a column."""
 
-    With what was recorded since it was contributed. `CodecError` if that can no more be stored.
+
+def as_stored(library: Sequence[Held]) -> list[Held]:
+    """Return patterns with what was recorded since they were contributed as part of their documents.
+
+    `CodecError` if one can no more be stored.
     """
-    data = held.document
-    if held.succeeded or held.failed:
-        try:
-            data = _CODEC.encode(held.pattern())
-        except CodecError as error:
-            place = f"$.patterns[{held.id!r}]{error.path.removeprefix('$')}"
-            raise CodecError(f"{str(error).rpartition(' @ ')[0]} @ {place}", path=place) from error
-    extra = None
+    return [_stored(held) if held.succeeded or held.failed else held for held in library]
+
+
+def _stored(held: Held) -> Held:
     try:
-        found = _READ(data)
-    except msgspec.ValidationError:  # It has other fields.
-        document = parse(data)
-        extra = _WRITE({name: document.pop(name) for name in list(document) if name not in COLUMNS}).decode()
-        found = _READ(_WRITE(document))
-    row = (
+        return Held(held.id, held.agent, held.order, _CODEC.encode(held.pattern()), links=held.links)
+    except CodecError as error:
+        place = f"$.patterns[{held.id!r}]{error.path.removeprefix('$')}"
+        raise CodecError(f"{str(error).rpartition(' @ ')[0]} @ {place}", path=place) from error
+
+
+def as_rows(library: Sequence[Held]) -> Iterator[Wanted]:
+    """Yield patterns of `as_stored` as rows, in order."""
+    for start in range(0, len(library), _GROUP):
+        group = library[start : start + _GROUP]
+        data = [held.document for held in group]
+        try:
+            # Many at once, in half the time.
+            found = _READ_MANY(b"[%b]" % b",".join(data))
+        except msgspec.ValidationError:  # One has other fields.
+            yield from map(_with_extra, group, data)
+        else:
+            for held, each in zip(group, found, strict=True):
+                yield _row(each), None if held.agent == each.agent_id else held.agent, None
+
+
+def _with_extra(held: Held, data: bytes) -> Wanted:
+    document = parse(data)
+    other = {name: document.pop(name) for name in list(document) if name not in COLUMNS}
+    row = _row(_READ(_WRITE(document)))
+    return row, None if held.agent == row[1] else held.agent, _WRITE(other).decode() if other else None
+
+
+def _row(found: _Document) -> Row:
+    discovered, last = found.discovered_at, found.last_used
+    return (
         found.id,
         found.agent_id,
         found.pattern_type,
@@ -86,15 +114,15 @@ def as_row(held: Held) -> tuple[Row, str | None, str | None]:
         found.success_count,
         found.failure_count,
         str(found.tags, "utf-8"),
-        _column(found.discovered_at),
-        None if found.last_used is None else _column(found.last_used),
+        _column(discovered),
+        None if last is None else _column(last),
     )
-    return row, None if held.agent == found.agent_id else held.agent, extra
 
 
 def _column(moment: str) -> str:
     """Return a time of a document as it stands in a column: as `schema.timestamp` has it."""
-    return f"{moment[:10]} {moment[11:]}" if len(moment) == 26 else f"{moment[:10]} {moment[11:]}.000000"
+    moment = moment.replace("T", " ")
+    return moment if len(moment) == 26 else f"{moment}.000000"
 
 
 def comparable(row: Row) -> Row:

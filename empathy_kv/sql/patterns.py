@@ -14,10 +14,13 @@ from empathy_kv.index import Held, links
 from empathy_kv.kv.interface import Steps
 from empathy_kv.pattern_library import Progress
 from empathy_kv.sql.database import Many, Replies, Row, Statement, Transaction
-from empathy_kv.sql.pattern_rows import COLUMNS, as_row, comparable, from_row
+from empathy_kv.sql.pattern_rows import COLUMNS, as_rows, as_stored, comparable, from_row
 from empathy_kv.sql.schema import NOTHING, PATTERNS, SAVED
 
 T = TypeVar("T")
+
+_NOTHING: Final = (None, None, None)
+"""What stands of a pattern in `pattern_contributions` that has no row there."""
 
 _REPORT: Final = 1_000
 """After so many patterns progress is reported."""
@@ -65,17 +68,17 @@ def save(library: Sequence[Held], keeps_arrival: bool, progress: Progress | None
     Patterns that the library does not have are removed, with the rows of their usage. Rows that are as they should be
     already stay untouched, and so do all other tables. `keeps_arrival` is that of the database.
     """
-    wanted = {held.id: as_row(held) for held in library}
+    stored = as_stored(library)
     pairs = set(links(library))
 
     def then(replies: Replies) -> Generator[Sequence[Statement], Replies, None]:
-        return _equalize(wanted, pairs, replies, keeps_arrival, progress)
+        return _equalize(stored, pairs, replies, keeps_arrival, progress)
 
     yield Transaction(PATTERNS, ((_LOAD, ()), (_LINKS, ())), then, lock="patterns")
 
 
 def _equalize(
-    wanted: dict[str, tuple[Row, str | None, str | None]],
+    library: Sequence[Held],
     pairs: set[tuple[str, str]],
     replies: Replies,
     keeps_arrival: bool,
@@ -83,35 +86,46 @@ def _equalize(
 ) -> Generator[Sequence[Statement], Replies, None]:
     rows, linked = replies
     there = {row[0]: (comparable(row[: len(COLUMNS)]), row[-3:]) for row in rows if row[0] is not None}
+    ids = [held.id for held in library]
+    wanted = set(ids)
     stay = [pattern_id for pattern_id in there if pattern_id in wanted]
-    new = [pattern_id for pattern_id in wanted if pattern_id not in there]
-    in_order = list(wanted) == [*stay, *new]
+    new = len(ids) - len(stay)
+    in_order = ids[: len(stay)] == stay
     last = max((position for _, (position, _, _) in there.values() if position is not None), default=0)
+    changed: list[Row] = []
+    contributions: list[Row] = []
 
-    yield [Many(sql, [(i,) for i in there if i not in wanted]) for sql in REMOVE] + [(sql, ()) for sql in _ORPHANS]
-    changed = [(*row, i) for i in stay if (row := wanted[i][0]) != there[i][0]]
-    indexes = PATTERNS.indexes if not there and len(new) >= _BULK else {}
-    inserts = _reported((wanted[i][0] for i in new), len(new), progress)
+    # Row by row, as they are inserted: to hold all of them at once takes longer, by what collects garbage.
+    def inserted() -> Iterator[Row]:
+        place = last
+        for number, (row, agent, extra) in enumerate(as_rows(library), 1):
+            before = there.get(row[0])
+            if before is None:
+                place += 1
+                position = None if keeps_arrival else place
+                kept = _NOTHING
+                yield row
+            else:
+                if row != before[0]:
+                    changed.append((*row, row[0]))
+                kept = before[1]
+                position = kept[0]
+            if not in_order:
+                position = number
+            if kept != (position, agent, extra):
+                contributions.append((row[0], position, agent, extra))
+
+    indexes = PATTERNS.indexes if not there and new >= _BULK else {}
     yield [
-        Many(_UPDATE, changed),
+        *(Many(sql, [(pattern_id,) for pattern_id in there if pattern_id not in wanted]) for sql in REMOVE),
+        *((sql, ()) for sql in _ORPHANS),
         *((f"DROP INDEX {name}", ()) for name in indexes),
-        Many(INSERT, inserts),
+        Many(INSERT, _reported(inserted(), new, progress)),
         *((sql, ()) for sql in indexes.values()),
     ]
-
-    contributions: list[Row] = []
-    for number, (pattern_id, (_, agent, extra)) in enumerate(wanted.items(), 1):
-        _, before = there.get(pattern_id, (None, (None, None, None)))
-        if not in_order:
-            position: int | None = number
-        elif pattern_id in there or keeps_arrival:
-            position = before[0]
-        else:
-            position = last = last + 1
-        if before != (position, agent, extra):
-            contributions.append((pattern_id, position, agent, extra))
     before_links = set(linked)
     yield (
+        Many(_UPDATE, changed),
         Many(CONTRIBUTE, contributions),
         Many(_UNLINK, before_links - pairs),
         Many(LINK, sorted(pairs - before_links)),

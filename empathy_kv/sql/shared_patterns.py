@@ -23,7 +23,7 @@ from empathy_kv.kv.operations import INTEGER_MAX, octets, pages
 from empathy_kv.pattern_library import Contribution, Progress, missing, taken
 from empathy_kv.records import PROVEN, Pattern
 from empathy_kv.sql.database import Many, Replies, Row, Statement, Transaction
-from empathy_kv.sql.pattern_rows import COLUMNS, as_row, from_row
+from empathy_kv.sql.pattern_rows import COLUMNS, as_rows, from_row
 from empathy_kv.sql.patterns import IN_ORDER, INSERT, REMOVE, SELECT
 from empathy_kv.sql.schema import LIBRARY, timestamp
 
@@ -217,7 +217,7 @@ class SQLPatterns:
             yield from self._add(page)
 
     def _add(self, page: Sequence[Held]) -> Steps[None]:
-        rows = [as_row(held) for held in page]
+        rows = list(as_rows(page))
         # What may be left of one with the same id that was deleted by hand.
         ids: list[Row] = [(held.id,) for held in page]
         before = [Many(sql, ids) for sql in REMOVE[:-1]]

@@ -57,6 +57,7 @@ _SETUP: Final = (
     "PRAGMA cell_size_check = ON",  # Damage is found where it is, not by a crash.
     "PRAGMA foreign_keys = OFF",  # Nothing of ours reaches a user's own tables by a cascade.
     "PRAGMA temp_store = MEMORY",
+    "PRAGMA cache_size = -32768",  # KiB, at most: what a bulk of random ids needs not to read pages again and again.
     # Bringing the log into the file costs the same whether it is long or short: the pages are mostly the same.
     "PRAGMA wal_autocheckpoint = 4000",
 )
