@@ -15,11 +15,12 @@ from typing import Final
 import files
 import patterns
 import remote
+import sql
 from attrs import evolve
 from harness import Figure, Job, Progress, measure
 from report import machine, plain, table
 
-FAMILIES: Final = {"files": files.jobs, "redis": remote.jobs, "patterns": patterns.jobs}
+FAMILIES: Final = {"files": files.jobs, "redis": remote.jobs, "patterns": patterns.jobs, "sql": sql.jobs}
 SCALES: Final = {
     "full": "some minutes",
     "quick": "about a minute",
