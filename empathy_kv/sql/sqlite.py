@@ -346,10 +346,13 @@ class _Connection:
     def __init__(self, raw: sqlite3.Connection, path: Path, identity: tuple[int, int] | None, *, wal: bool) -> None:
         self.identity = identity
         self._raw = raw
+        self._cursor = raw.cursor()  # One for all: each `raw.execute` would make one.
         self._path = str(path)
         self._wal = wal
         self._version: int | None = None
         self._found: dict[Part, _Found] = {}
+        self._ready: set[Part] = set()
+        """The parts for which nothing is to do as long as the schema has that version."""
         self._stand_ins: list[str] = []
 
     def close(self) -> None:
@@ -359,7 +362,7 @@ class _Connection:
         self, transaction: Transaction, token: Token | None, writes: bool, tidying: Sequence[Statement]
     ) -> Replies | None:
         """Execute a transaction; None if it cannot read before something was written."""
-        execute = self._raw.execute
+        execute = self._cursor.execute
         if writes and self._wal:
             # The mode cannot be changed within a transaction, so the file is looked at in one of its own.
             execute("BEGIN")
@@ -400,15 +403,17 @@ class _Connection:
         replies: Replies = []
         for statement in statements:
             if isinstance(statement, Many):
-                self._raw.executemany(statement.sql, statement.rows)
+                self._cursor.executemany(statement.sql, statement.rows)
                 replies.append([])
             else:
-                replies.append(self._raw.execute(*statement).fetchall())
+                replies.append(self._cursor.execute(*statement).fetchall())
         return replies
 
     def _prepare(self, part: Part, writes: bool) -> bool:
         """Make the tables of a part fit for use; False if that means to write, and this transaction only reads."""
         found = self._examined(part)
+        if part in self._ready:
+            return True
         if not found.missing and not found.lapsed and not found.upgrade:
             pass
         elif writes:
@@ -423,6 +428,8 @@ class _Connection:
         elif (found.missing or found.lapsed) and not found.stands_in:
             self._stand_in(part, found)
         if not found.older or "interactions" in found.missing:
+            if not (found.missing or found.lapsed or found.upgrade or found.older):
+                self._ready.add(part)
             return True
         news = self._raw.execute(schema.OLDER_NEWS).fetchone()[0]
         if news and writes:
@@ -433,7 +440,7 @@ class _Connection:
     def _examined(self, part: Part) -> _Found:
         """Return what the file has of a part, as it is in this transaction."""
         # This also begins to read: from here on the transaction sees one state of the file.
-        version = self._raw.execute("PRAGMA main.schema_version").fetchone()[0]
+        ((version,),) = self._cursor.execute("PRAGMA main.schema_version").fetchall()
         if version != self._version:
             self._forget()
             self._version = version
@@ -511,4 +518,5 @@ class _Connection:
     def _forget(self) -> None:
         self._drop_stand_ins()
         self._found.clear()
+        self._ready.clear()
         self._version = None

@@ -503,13 +503,17 @@ def test_every_error_of_sqlite_is_one_of_ours(path: Path, result: int) -> None:
 def test_a_commit_of_which_nobody_knows_is_called_so(
     path: Path, monkeypatch: pytest.MonkeyPatch, code: int, expected: type[Exception]
 ) -> None:
-    class Failing(sqlite3.Connection):
+    class FailingCursor(sqlite3.Cursor):
         def execute(self, statement: str, *parameters: Any) -> sqlite3.Cursor:
             if statement == "COMMIT" and super().execute("SELECT count(*) FROM interactions").fetchone()[0] == 2:
                 error = sqlite3.OperationalError("disk I/O error")
                 error.sqlite_errorcode = code
                 raise error
             return super().execute(statement, *parameters)
+
+    class Failing(sqlite3.Connection):
+        def cursor(self, *_: Any) -> sqlite3.Cursor:
+            return FailingCursor(self)
 
     MetricsCollector(db_path=path).record_interaction("ann", 3, True, 1.0)
     metrics = MetricsCollector(db_path=path)
