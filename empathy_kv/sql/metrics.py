@@ -25,7 +25,7 @@ _PAGE: Final = 10_000
 """Rows that are in memory at a time."""
 _OWN: Final = 500
 """How many interactions this worker records before it counts what has come."""
-_TAIL: Final = 1_000
+_TAIL: Final = 100
 """How many rows a figure looks at one by one; if there are more, they are counted first."""
 
 _INSERT: Final = """INSERT INTO interactions (user_id, empathy_level, success, response_time_ms, timestamp)
