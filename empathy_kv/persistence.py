@@ -124,9 +124,9 @@ def _sqlite(db_path: object) -> Database:
 
 
 def _postgres(url: str, timeout: float) -> Database:
-    from empathy_kv.sql.postgres import Postgres
+    from empathy_kv.sql.database import postgres
 
-    return Postgres(url, timeout=timeout)
+    return postgres(url, timeout=timeout)
 
 
 def _told(progress: Progress | None) -> Progress | None:

@@ -280,10 +280,10 @@ def _database(url: str, scheme: str, settings: _Settings) -> Database:
             return SQLite(destination(path), timeout=settings.server["timeout"], durability=settings.durability)
         except ArgumentError:
             raise ArgumentError("target must name a file, as sqlite:///patterns.db", argument="target") from None
-    from empathy_kv.sql.postgres import Postgres
+    from empathy_kv.sql.database import postgres
 
     try:
-        return Postgres(url, timeout=settings.server["timeout"])
+        return postgres(url, timeout=settings.server["timeout"])
     except ArgumentError as error:
         raise ArgumentError(str(error).replace("url", "target", 1), argument="target") from None
 

@@ -18,7 +18,7 @@ def info(*, json: Json = False, store: Where = HERE) -> None:
     with opened(store) as open_store:
         metrics = open_store.metrics.get_global_stats()
         found: dict[str, Any] = {
-            "store": repr(open_store.kv),
+            "store": repr(open_store),
             "patterns": len(open_store.patterns.patterns),
             "states": len(open_store.states.list_users()),
             "metrics_users": metrics["total_users"],
@@ -48,4 +48,4 @@ def checkpoint(*, store: Where = HERE) -> None:
     """Bring the JSON documents of a store on files up to date, to be read by people and by backups."""
     with opened(store) as open_store:
         open_store.checkpoint()
-        tell(f"{printable(repr(open_store.kv))} is up to date")
+        tell(f"{printable(repr(open_store))} is up to date")

@@ -11,15 +11,18 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Sequence
 from types import TracebackType
-from typing import Any, Final, Self, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias, TypeVar
 
 from attrs import frozen
 
-from empathy_kv.errors import EmpathyKVError, OutcomeUnknown
+from empathy_kv.errors import ArgumentError, EmpathyKVError, OutcomeUnknown
 from empathy_kv.kv.interface import Durability, Steps, Tokens, run
 from empathy_kv.kv.operations import TOKEN_LIFE, TOKEN_MEMORY, Name, Token
 from empathy_kv.kv.table import refused_token
 from empathy_kv.sql.schema import TOKENS, Part
+
+if TYPE_CHECKING:
+    from empathy_kv.sql.postgres import Postgres
 
 R = TypeVar("R")
 
@@ -181,3 +184,18 @@ class Database(ABC):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+
+def postgres(url: str, *, timeout: float) -> Postgres:
+    """Return the database of a PostgreSQL server. `ArgumentError` if psycopg is not installed."""
+    try:
+        from empathy_kv.sql.postgres import Postgres
+    except ImportError as error:  # Also where psycopg is there, and libpq is not.
+        if (error.name or "psycopg").partition(".")[0] != "psycopg":
+            raise
+        raise ArgumentError(
+            "url must not be one of PostgreSQL: psycopg is not installed here; "
+            "pip install 'empathy-kv[postgres]' brings it",
+            argument="url",
+        ) from error
+    return Postgres(url, timeout=timeout)

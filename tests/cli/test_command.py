@@ -135,6 +135,18 @@ def test_a_store_is_described_checked_and_brought_up_to_date(command: Command, p
     assert str(document) in command("store", "check").out
 
 
+def test_a_database_is_looked_at_as_any_store(command: Command, tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'store.db'}"
+    assert command("demo", "--store", url).status == 0
+    found = json.loads(command("store", "info", "--json", "--store", url).out)
+    assert (found["patterns"], found["interactions"]) == (2, 210)
+    assert "store.db" in found["store"]
+    assert command("store", "checkpoint", "--store", url).status == 0
+    assert command("store", "check", "--store", url).err == "all is well\n"
+    assert "retry" in command("patterns", "find", "task=api_call", "--store", url).out
+    assert "ada" in command("metrics", "dashboard", "--store", url).out
+
+
 def test_a_demo_fills_an_empty_store_only(command: Command, store: Store) -> None:
     assert command("demo").status == 0
     assert store.metrics.get_global_stats()["total_interactions"] == 210

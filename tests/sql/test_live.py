@@ -447,6 +447,24 @@ def test_a_password_is_never_said(url: str) -> None:
     assert not re.search(r"s3cr3t", " ".join(said))
 
 
+@pytest.mark.parametrize("lacking", ["psycopg", "libpq"])
+def test_a_driver_that_is_not_installed_is_said(lacking: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.startswith("psycopg") or name == "empathy_kv.sql.postgres"]:
+        monkeypatch.delitem(sys.modules, name)
+    if lacking == "psycopg":
+        monkeypatch.setitem(sys.modules, "psycopg", None)
+    else:
+        monkeypatch.setenv("PSYCOPG_IMPL", "no such implementation")
+    for act in (
+        lambda: empathy_kv.connect(f"postgresql://ann:{SECRET}@127.0.0.1/db"),
+        lambda: asyncio.run(empathy_kv.connect_async(f"postgresql://ann:{SECRET}@127.0.0.1/db")),
+        lambda: PatternPersistence.load_from_postgres(f"postgresql://ann:{SECRET}@127.0.0.1/db"),
+    ):
+        with pytest.raises(ArgumentError, match=r"empathy-kv\[postgres\]") as caught:
+            act()
+        assert "s3cr3t" not in str(caught.value)
+
+
 def test_a_server_that_is_away_is_an_error_in_time() -> None:
     with empathy_kv.connect("postgresql://127.0.0.1:1/db", timeout=0.2) as store, pytest.raises(UnavailableError):
         store.metrics.get_all_users()
