@@ -6,10 +6,14 @@ import contextlib
 import os
 import re
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 
 import psycopg
 import pytest
+from hypothesis import settings
+from older import FIRST, OLDER
 from servers import PostgresServer
 
 import empathy_kv
@@ -17,7 +21,7 @@ from empathy_kv.metrics import MetricsCollector
 from empathy_kv.persistence import PatternPersistence
 from empathy_kv.records import Pattern
 from empathy_kv.sql.postgres import Postgres
-from empathy_kv.sql.schema import METRICS, PARTS, PATTERNS, USER_VERSION, VERSION
+from empathy_kv.sql.schema import PARTS, USER_VERSION, VERSION
 
 REFERENCE = (Path(__file__).parents[1] / "reference" / "persistence.md").read_text()
 
@@ -90,28 +94,6 @@ def test_every_table_of_ours_is_described_once() -> None:
     assert len(names) == len(set(names))
 
 
-FIRST = f"""PRAGMA user_version = {USER_VERSION - VERSION + 1};
-{PATTERNS.tables["patterns"]};
-{PATTERNS.tables["pattern_usage"]};
-CREATE TABLE pattern_contributions (
-    position INTEGER PRIMARY KEY,
-    pattern_id TEXT NOT NULL UNIQUE,
-    agent_id TEXT NOT NULL,
-    extra TEXT,  -- JSON object
-    FOREIGN KEY (pattern_id) REFERENCES patterns(id) ON DELETE CASCADE
-);
-{PATTERNS.tables["pattern_links"]};
-{METRICS.tables["interactions"]};
-{METRICS.tables["interaction_ids"]};
-{METRICS.tables["interaction_imports"]};
-INSERT INTO patterns (id, agent_id, pattern_type, name) VALUES ('b', 'x', 't', 'n'), ('a', 'x', 't', 'n');
-INSERT INTO pattern_contributions VALUES (1, 'a', 'ann', NULL), (2, 'b', 'bob', '{{"more": 1}}');
-INSERT INTO pattern_links VALUES ('a', 'b');
-INSERT INTO interactions (user_id, empathy_level, success, response_time_ms) VALUES ('ann', 3, 1, 2.5);
-INSERT INTO interaction_ids VALUES (1, 'ann', 'x', 3, 1, 2.5);"""
-"""What version 1 left."""
-
-
 @pytest.mark.parametrize("own", [True, False])
 @pytest.mark.parametrize("first", ["read", "save", "record", "contribute"])
 def test_a_database_of_version_1_is_brought_up_to_date(tmp_path: Path, first: str, own: bool) -> None:
@@ -147,6 +129,92 @@ def test_a_database_of_version_1_is_brought_up_to_date(tmp_path: Path, first: st
         assert hand.execute("PRAGMA foreign_key_check").fetchall() == []
         left = "SELECT count(*) FROM sqlite_master WHERE name = 'pattern_contributions_1'"
         assert hand.execute(left).fetchone() == (0,)
+
+
+KILLED = """
+import os, signal, shutil, sqlite3, sys
+from pathlib import Path
+import empathy_kv
+from empathy_kv.records import Pattern
+
+old, act, step = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+left = 0
+
+def counted(execute):
+    def call(*arguments):
+        global left
+        left -= 1
+        if not left:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return execute(*arguments)
+    return call
+
+class Cursor(sqlite3.Cursor):
+    execute = counted(sqlite3.Cursor.execute)
+    executemany = counted(sqlite3.Cursor.executemany)
+
+class Connection(sqlite3.Connection):
+    execute = counted(sqlite3.Connection.execute)
+    def cursor(self):
+        return super().cursor(Cursor)
+
+connect = sqlite3.connect
+sqlite3.connect = lambda *arguments, **options: connect(*arguments, **options, factory=Connection)
+number, status = 1 - step, 1
+while status:
+    number += step
+    path = old.with_name(f"{number}.db")
+    shutil.copy(old, path)
+    child = os.fork()
+    if not child:
+        left = number
+        with empathy_kv.connect(f"sqlite:///{path}") as store:
+            if act == "contribute":
+                store.patterns.contribute_pattern("cleo", Pattern("c", "cleo", "t", "n"))
+            else:
+                store.metrics.record_interaction("cleo", 1, True, 1.0)
+            os._exit(0)
+    status = os.waitpid(child, 0)[1]
+    assert status in (0, signal.SIGKILL), status
+print(number)
+"""
+
+
+def content(path: Path) -> list[str]:
+    """Return all that a database holds, as SQL."""
+    with contextlib.closing(sqlite3.connect(path)) as hand:
+        return [f"{hand.execute('PRAGMA user_version').fetchone()}", *hand.iterdump()]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.parametrize(("old", "act"), [(FIRST, "contribute"), (OLDER, "record")])
+def test_a_database_is_brought_up_to_date_wholly_or_not_at_all(tmp_path: Path, old: str, act: str) -> None:
+    """Killed before each of its statements in turn (every seventh, but for the nightly run)."""
+    step = 1 if settings.default.max_examples > 1000 else 7
+    path = tmp_path / "old.db"
+    with contextlib.closing(sqlite3.connect(path)) as hand:
+        hand.executescript(old)
+    before = content(path)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", KILLED, path, act, str(step)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    last = int(done.stdout)
+    assert last > 40
+    killed = range(1, last, step)
+    for number in killed:
+        assert content(tmp_path / f"{number}.db") == before, number
+    assert content(tmp_path / f"{last}.db") != before
+    for number in (*killed[-3:], last):
+        with empathy_kv.connect(f"sqlite:///{tmp_path / f'{number}.db'}") as store:
+            if act == "contribute":
+                assert list(store.patterns.patterns) == ["a", "b", "c"][: 2 + (number == last)]
+            else:
+                total = {FIRST: 1, OLDER: 3}[old] + (number == last)
+                assert store.metrics.get_global_stats()["total_interactions"] == total
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")

@@ -23,6 +23,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from older import OLDER
 
 from empathy_kv.errors import (
     ArgumentError,
@@ -46,17 +47,6 @@ from empathy_kv.sql.schema import USER_VERSION as VERSION
 from empathy_kv.sql.sqlite import SQLite
 from empathy_kv.testing.hostile import HOSTILE, storable
 from empathy_kv.testing.records import interactions
-
-OLDER = """CREATE TABLE metrics (
-    id INTEGER PRIMARY KEY AUTOINCREMENT, user_id TEXT NOT NULL, empathy_level INTEGER NOT NULL,
-    success BOOLEAN NOT NULL, response_time_ms REAL, timestamp TIMESTAMP DEFAULT CURRENT_TIMESTAMP, metadata TEXT);
-CREATE INDEX idx_user_level ON metrics(user_id, empathy_level);
-CREATE INDEX idx_timestamp ON metrics(timestamp);
-INSERT INTO metrics (user_id, empathy_level, success, response_time_ms, timestamp, metadata) VALUES
-    ('ann', 4, 1, 250.5, '2025-01-20 10:00:00', '{"bottlenecks_predicted": 3}'),
-    ('ann', 2, 0, 100.0, '2025-01-19 10:00:00', NULL),
-    ('bob', 3, 1, 50.25, '2025-01-21 10:00:00', NULL);"""
-"""What empathy-framework 3.9.3 leaves."""
 
 
 @pytest.fixture
