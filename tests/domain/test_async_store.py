@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from engines import ENGINES, place
+from engines import DATABASES, ENGINES, place
 
 from empathy_kv import (
     ArgumentError,
@@ -26,6 +26,8 @@ from empathy_kv.kv.asynchronous import AsyncNamespace
 from empathy_kv.kv.interface import KV, Namespace
 from empathy_kv.metrics import MetricsCollector
 from empathy_kv.pattern_library import PatternLibrary
+from empathy_kv.sql.async_store import AsyncSQLStore
+from empathy_kv.sql.store import SQLStore
 from empathy_kv.states import StateManager
 from empathy_kv.store import Store
 from empathy_kv.testing.blocking import BlockingKV
@@ -66,6 +68,12 @@ async def story(call: Callable[[Any], Any], store: Any) -> list[Any]:
         )
     told += [await call(store.metrics.get_user_stats("u0")), await call(store.metrics.get_global_stats())]
     told += [await call(store.metrics.get_all_users()), await call(store.metrics.get_history("u1"))]
+    return told
+
+
+async def documents_story(call: Callable[[Any], Any], store: Any) -> list[Any]:
+    """Use the documents of a store."""
+    told: list[Any] = []
     documents = store.collection("c", CollaborationState)
     await call(documents.put_many({str(number): CollaborationState(user_id=str(number)) for number in range(600)}))
     told.append(sorted(await call(documents.get_many(["1", "2", "absent"]))))
@@ -88,6 +96,7 @@ def test_the_answers_are_those_of_a_store_for_threads(
 
     async def whole() -> tuple[list[Any], int, int]:
         told = await story(lambda awaitable: awaitable, store)
+        told += await documents_story(lambda awaitable: awaitable, store)
         items = [item async for item in store.collection("c", CollaborationState).items()]
         keys = [key async for key in store.collection("c", CollaborationState).keys()]  # noqa: SIM118 - no mapping
         await store.metrics.export_metrics(tmp_path / "metrics.json")
@@ -96,9 +105,33 @@ def test_the_answers_are_those_of_a_store_for_threads(
 
     told, items, keys = blocking.call(whole())
     with connect("memory:") as other:
-        assert told == asyncio.run(story(now, other))
+        assert told == asyncio.run(story(now, other)) + asyncio.run(documents_story(now, other))
     assert items == keys == 599
     assert json.loads((tmp_path / "metrics.json").read_text())["global"]["total_interactions"] == 10
+
+
+@pytest.mark.parametrize("name", DATABASES)
+def test_the_answers_of_a_database_are_those_of_a_store_for_threads(
+    name: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    url = f"sqlite:///{tmp_path / 'store.db'}"
+    if name == "postgresql":
+        url = request.getfixturevalue("postgres_server").schema()
+
+    async def whole() -> list[Any]:
+        async with await connect_async(url, timeout=20.0) as store:
+            told = await story(lambda awaitable: awaitable, store)
+            await store.metrics.export_metrics(tmp_path / "metrics.json")
+            await store.checkpoint()
+            assert await store.check() == []
+            assert (await store.durability()).survives in ("power", "process")
+        return told
+
+    with connect("memory:") as other:
+        assert asyncio.run(whole()) == asyncio.run(story(now, other))
+    assert json.loads((tmp_path / "metrics.json").read_text())["global"]["total_interactions"] == 10
+    with connect(url) as again:
+        assert again.metrics.get_global_stats()["total_interactions"] == 10
 
 
 @pytest.mark.parametrize(
@@ -109,6 +142,7 @@ def test_the_answers_are_those_of_a_store_for_threads(
         (MetricsCollector, AsyncMetricsCollector),
         (Namespace, AsyncNamespace),
         (Store, AsyncStore),
+        (SQLStore, AsyncSQLStore),
         (KV, BlockingKV),
     ],
 )

@@ -260,6 +260,31 @@ def test_a_lost_reply_counts_once(postgres_server: PostgresServer, proxy: Proxy,
         assert metrics.get_user_stats("ann")["total_operations"] == 11
 
 
+@pytest.mark.parametrize("heard", [True, False])
+def test_a_lost_reply_is_one_outcome_and_one_version(
+    postgres_server: PostgresServer, proxy: Proxy, heard: bool
+) -> None:
+    url = postgres_server.schema()
+    proxy.word, proxy.heard = b"COMMIT", heard
+    with empathy_kv.connect(url.replace(str(postgres_server.port), str(proxy.port)), timeout=20.0) as store:
+        store.patterns.contribute_pattern("agent", Pattern("p", "agent", "t", "n"))
+        version = store.states.save_state("ann", CollaborationState("ann"))
+        for number in range(1, 3):
+            proxy.cuts = 2
+            store.patterns.record_pattern_outcome("p", True)
+            proxy.cuts = 2
+            version = store.states.save_state("ann", CollaborationState("ann"), expected_version=version)
+            proxy.cuts = 2
+            store.patterns.contribute_pattern("agent", Pattern(f"p{number}", "agent", "t", "n"))
+            proxy.cuts = 2
+            assert store.patterns.remove_pattern(f"p{number}") is True
+        proxy.cuts = 0
+        pattern = store.patterns.patterns["p"]
+        assert (pattern.usage_count, pattern.success_count, len(store.patterns.patterns)) == (2, 2, 1)
+    with psycopg.connect(url) as hand:
+        assert hand.execute("SELECT count(*) FROM pattern_usage").fetchall() == [(2,)]
+
+
 def test_an_outcome_that_stays_unknown_is_settled(postgres_server: PostgresServer, proxy: Proxy) -> None:
     url = postgres_server.schema()
     with (
@@ -347,11 +372,11 @@ def test_a_server_that_stops_and_starts_loses_nothing() -> None:
             store.patterns.contribute_pattern("agent", Pattern("p", "agent", "t", "n"))
 
         def restart() -> None:
-            for count in (100, 400):
+            for count, end in ((100, server.kill), (400, server.shut)):
                 with empathy_kv.connect(url, timeout=60.0) as store:
                     while store.metrics.get_global_stats()["total_interactions"] < count:
                         time.sleep(0.01)
-                server.kill()
+                end()
                 server.start()
 
         record_in_processes(url, 250, restart)

@@ -25,6 +25,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from older import OLDER
 
+import empathy_kv
 from empathy_kv.errors import (
     ArgumentError,
     ClosedError,
@@ -39,7 +40,7 @@ from empathy_kv.errors import (
 )
 from empathy_kv.kv.memory import MemoryKV
 from empathy_kv.metrics import MetricRules, MetricsCollector
-from empathy_kv.records import Interaction
+from empathy_kv.records import Interaction, Pattern
 from empathy_kv.sql.database import Transaction
 from empathy_kv.sql.metrics import SQLMetrics
 from empathy_kv.sql.schema import METRICS
@@ -243,6 +244,21 @@ def test_a_user_id_that_is_no_text_is_an_error(path: Path, user: str, error: typ
     script(path, f"INSERT INTO interactions (user_id, empathy_level, success) VALUES ({user}, 1, 1)")
     with pytest.raises(error):
         metrics.get_all_users()
+
+
+@pytest.mark.parametrize("encoding", ["UTF-16le", "UTF-16be"])
+def test_a_database_in_another_encoding_holds_the_same_texts(path: Path, encoding: str) -> None:
+    script(path, f"PRAGMA encoding = '{encoding}'; CREATE TABLE books (title TEXT)")
+    users = [text for text in HOSTILE if storable(text, 512) and text.strip()]
+    with empathy_kv.connect(f"sqlite:///{path}") as store:
+        for user in users:
+            store.metrics.record_interaction(user, 1, True, 1.0, interaction_id=user)
+            store.patterns.contribute_pattern(user, Pattern(user, user, user, user, tags=[user], context={user: user}))
+    with empathy_kv.connect(f"sqlite:///{path}") as store:
+        assert store.metrics.get_all_users() == sorted(users)
+        assert list(store.patterns.patterns) == users
+        assert [pattern.tags for pattern in store.patterns.patterns.values()] == [[user] for user in users]
+    assert sql(path, "PRAGMA encoding") == [(encoding,)]
 
 
 # Ids that callers give

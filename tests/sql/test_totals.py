@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import psycopg
@@ -187,6 +189,37 @@ def test_a_truncated_table_has_no_figures(opened: Callable[[], Database]) -> Non
     write(database, truncate)
     assert metrics.get_global_stats()["total_interactions"] == 0
     assert metrics.get_all_users() == []
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+def test_what_a_figure_costs_does_not_grow_with_the_rows_of_others(opened: Callable[[], Database]) -> None:
+    """In steps of SQLite's machine, which are the same each time."""
+    rows = 1_000_000 if settings.default.max_examples > 1000 else 20_000
+    steps: dict[str, list[int]] = {"user": [], "all": []}
+    database = opened()
+    assert isinstance(database, SQLite)
+    metrics = MetricsCollector(kv=database)
+    for count in (1_000, rows):
+        write(
+            database,
+            """INSERT INTO interactions (user_id, empathy_level, success, response_time_ms)
+            WITH n (i) AS (SELECT (SELECT count(*) FROM interactions) UNION ALL SELECT i + 1 FROM n WHERE i + 1 < ?)
+            SELECT CASE WHEN i < 1000 AND i % 20 = 0 THEN 'ann' ELSE 'user ' || (i % 97) END, 1 + i % 5, i % 3 > 0, 0.5
+            FROM n""",
+            count,
+        )
+        assert metrics.get_global_stats()["total_interactions"] == count
+        for name, ask in (("user", partial(metrics.get_user_stats, "ann")), ("all", metrics.get_global_stats)):
+            done = itertools.count()
+            raw = database._idle[0]._raw
+            raw.set_progress_handler(lambda done=done: next(done) < 0, 1)
+            ask()
+            raw.set_progress_handler(None, 0)
+            steps[name].append(next(done))
+        assert metrics.get_user_stats("ann")["total_operations"] == 50
+    for few, many in steps.values():
+        assert few > 10
+        assert many <= 2 * few
 
 
 # On SQLite nobody else writes meanwhile.
