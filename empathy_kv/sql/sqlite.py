@@ -458,6 +458,13 @@ class _Connection:
                 errno=errno.ENOTSUP,
                 path=self._path,
             )
+        encoding = self._raw.execute("PRAGMA encoding").fetchone()[0]
+        if encoding != "UTF-8":  # In UTF-16, SQLite makes one character of U+FFFD, U+FFFE and U+FFFF.
+            raise StorageError(
+                f"{self._path} is encoded in {encoding}, and only UTF-8 can hold any text",
+                errno=errno.EILSEQ,
+                path=self._path,
+            )
         objects = self._raw.execute(_OBJECTS).fetchall()
         part.require_ordinary(objects, self._path)
         there = {name for _, name, _, _, _ in objects}

@@ -40,10 +40,12 @@ from empathy_kv.errors import (
 )
 from empathy_kv.kv.memory import MemoryKV
 from empathy_kv.metrics import MetricRules, MetricsCollector
-from empathy_kv.records import Interaction, Pattern
+from empathy_kv.pattern_library import PatternLibrary
+from empathy_kv.persistence import PatternPersistence
+from empathy_kv.records import CollaborationState, Interaction, Pattern
 from empathy_kv.sql.database import Transaction
 from empathy_kv.sql.metrics import SQLMetrics
-from empathy_kv.sql.schema import METRICS
+from empathy_kv.sql.schema import METRICS, PATTERNS
 from empathy_kv.sql.schema import USER_VERSION as VERSION
 from empathy_kv.sql.sqlite import SQLite
 from empathy_kv.testing.hostile import HOSTILE, storable
@@ -244,21 +246,6 @@ def test_a_user_id_that_is_no_text_is_an_error(path: Path, user: str, error: typ
     script(path, f"INSERT INTO interactions (user_id, empathy_level, success) VALUES ({user}, 1, 1)")
     with pytest.raises(error):
         metrics.get_all_users()
-
-
-@pytest.mark.parametrize("encoding", ["UTF-16le", "UTF-16be"])
-def test_a_database_in_another_encoding_holds_the_same_texts(path: Path, encoding: str) -> None:
-    script(path, f"PRAGMA encoding = '{encoding}'; CREATE TABLE books (title TEXT)")
-    users = [text for text in HOSTILE if storable(text, 512) and text.strip()]
-    with empathy_kv.connect(f"sqlite:///{path}") as store:
-        for user in users:
-            store.metrics.record_interaction(user, 1, True, 1.0, interaction_id=user)
-            store.patterns.contribute_pattern(user, Pattern(user, user, user, user, tags=[user], context={user: user}))
-    with empathy_kv.connect(f"sqlite:///{path}") as store:
-        assert store.metrics.get_all_users() == sorted(users)
-        assert list(store.patterns.patterns) == users
-        assert [pattern.tags for pattern in store.patterns.patterns.values()] == [[user] for user in users]
-    assert sql(path, "PRAGMA encoding") == [(encoding,)]
 
 
 # Ids that callers give
@@ -689,6 +676,28 @@ HOSTILE_SCHEMAS = {
     "a collation": METRICS.tables["interactions"].replace("TEXT NOT NULL", "TEXT COLLATE NOCASE NOT NULL"),
     "a newer schema": f"PRAGMA user_version = {VERSION + 1}; CREATE TABLE books (title TEXT)",
 }
+
+
+@pytest.mark.parametrize("encoding", ["UTF-16le", "UTF-16be"])
+def test_a_database_in_an_encoding_that_cannot_hold_every_text_is_refused(path: Path, encoding: str) -> None:
+    script(path, f"PRAGMA encoding = '{encoding}'; {METRICS.tables['interactions']}; {PATTERNS.tables['patterns']}")
+    before = path.read_bytes()
+    library = PatternLibrary()
+    with empathy_kv.connect(f"sqlite:///{path}") as store:
+        acts: list[Callable[[], object]] = [
+            store.metrics.get_all_users,
+            lambda: store.metrics.record_interaction("\uffff", 3, True, 1.0),
+            lambda: list(store.patterns.patterns),
+            lambda: store.patterns.contribute_pattern("a", Pattern("a", "a", "t", "n")),
+            lambda: store.states.save_state("a", CollaborationState("a")),
+            lambda: PatternPersistence.load_from_sqlite(path),
+            lambda: PatternPersistence.save_to_sqlite(library, path),
+        ]
+        for act in acts:
+            with pytest.raises(StorageError, match=encoding) as caught:
+                act()
+            assert caught.value.errno == errno.EILSEQ
+    assert path.read_bytes() == before
 
 
 @pytest.mark.parametrize("statements", HOSTILE_SCHEMAS.values(), ids=HOSTILE_SCHEMAS)
