@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
 import importlib.util
 import itertools
@@ -14,6 +15,7 @@ import re
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import tempfile
@@ -227,30 +229,54 @@ class PostgresBinaries(NamedTuple):
 
 @functools.cache
 def find_postgres() -> PostgresBinaries | None:
-    """The first PostgreSQL that runs here: that of PATH, of Debian, or one that scripts/test unpacked."""
-    unpacked = Path(sys.prefix) / "postgres"
+    """The first PostgreSQL that runs here: that of PATH, of Debian, or one that scripts/test got."""
+    got = _for_all(Path(sys.prefix) / "postgres")
     directories = [Path(path).resolve().parent for path in (shutil.which("postgres"),) if path]
-    for root in (Path("/"), unpacked):
+    for root in (Path("/"), got):
         directories += sorted(root.glob("usr/lib/postgresql/*/bin"), reverse=True)
+    directories += got.glob("pgserver/pginstall/bin")
     for directory in directories:
-        libraries = ":".join(map(str, unpacked.glob("usr/lib/*-linux-gnu*")))
-        environment = {"LD_LIBRARY_PATH": libraries} if directory.is_relative_to(unpacked) else {}
+        libraries = ":".join(map(str, got.glob("usr/lib/*-linux-gnu*")))
+        environment = {"LD_LIBRARY_PATH": libraries} if libraries and directory.is_relative_to(got / "usr") else {}
         if not (directory / "initdb").exists():
             continue
         try:
             said = subprocess.run(
                 [directory / "postgres", "--version"],
+                cwd="/",
                 env={**os.environ, **environment},
                 capture_output=True,
                 text=True,
                 timeout=10,
                 check=False,
+                **_UNPRIVILEGED,
             ).stdout
         except (OSError, subprocess.TimeoutExpired):
             continue
         if found := re.match(r"postgres \(PostgreSQL\) (\S+)", said):
             return PostgresBinaries(directory, environment, found[1])
     return None
+
+
+def _as_whom() -> dict[str, Any]:
+    root = hasattr(os, "geteuid") and os.geteuid() == 0
+    return {"user": 65534, "group": 65534, "extra_groups": []} if root else {}
+
+
+_UNPRIVILEGED: Final = _as_whom()
+"""Whom PostgreSQL runs as: it refuses to be root."""
+
+
+def _for_all(directory: Path) -> Path:
+    """Return a directory, or a copy of it if that stands where only root can go, as in his home."""
+    if not _UNPRIVILEGED or not directory.exists():
+        return directory
+    if all(each.stat().st_mode & stat.S_IXOTH for each in (directory, *directory.resolve().parents)):
+        return directory
+    above = Path(tempfile.mkdtemp(prefix="empathy-kv-postgres-"))
+    atexit.register(shutil.rmtree, above, ignore_errors=True)
+    above.chmod(0o755)
+    return Path(shutil.copytree(directory, above / "postgres", symlinks=True))
 
 
 class PostgresServer:
@@ -267,10 +293,8 @@ class PostgresServer:
         # A socket's path has about 100 bytes, so a long TMPDIR will not do.
         long = len(tempfile.gettempdir()) > 60
         self.directory = Path(tempfile.mkdtemp(prefix="empathy-kv-postgres-", dir="/tmp" if long else None))
-        # It refuses to run as root.
-        self._as: dict[str, Any] = {"user": 65534, "group": 65534, "extra_groups": []} if os.geteuid() == 0 else {}
-        if self._as:
-            os.chown(self.directory, 65534, 65534)
+        if _UNPRIVILEGED:
+            os.chown(self.directory, _UNPRIVILEGED["user"], _UNPRIVILEGED["group"])
         self._databases = itertools.count()
         self._run(
             *("initdb", "--pgdata", "data", "--username", "postgres", "--auth", "trust", "--no-sync"),
@@ -296,7 +320,7 @@ class PostgresServer:
             text=True,
             timeout=120,
             check=False,
-            **self._as,
+            **_UNPRIVILEGED,
         )
         if done.returncode:
             shutil.rmtree(self.directory, ignore_errors=True)
@@ -323,7 +347,7 @@ class PostgresServer:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # As that of Redis
-                **self._as,
+                **_UNPRIVILEGED,
             )
         self._watchdog = subprocess.Popen(
             ["/bin/sh", "-c", _WATCHDOG, "sh", str(self.process.pid), str(self.directory)],
