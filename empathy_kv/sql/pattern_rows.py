@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 import msgspec
+from msgspec.structs import astuple
 
 from empathy_kv.codec import codec, parse
 from empathy_kv.errors import ArgumentError, CodecError, DamagedError
@@ -52,7 +53,8 @@ class _Document(msgspec.Struct, forbid_unknown_fields=True, gc=False):
 
 _READ: Final = msgspec.json.Decoder(_Document).decode
 _READ_MANY: Final = msgspec.json.Decoder(list[_Document]).decode
-_GROUP: Final = 500
+_GROUP: Final = 50
+"""How many documents are read at once: as many as a cache of the processor holds."""
 _READ_STORED: Final = msgspec.json.Decoder(StoredPattern).decode
 _WRITE: Final = msgspec.json.Encoder().encode
 
@@ -100,23 +102,13 @@ def _with_extra(held: Held, data: bytes) -> Wanted:
 
 
 def _row(found: _Document) -> Row:
-    discovered, last = found.discovered_at, found.last_used
-    return (
-        found.id,
-        found.agent_id,
-        found.pattern_type,
-        found.name,
-        found.description,
-        str(found.context, "utf-8"),
-        found.code,
-        found.confidence,
-        found.usage_count,
-        found.success_count,
-        found.failure_count,
-        str(found.tags, "utf-8"),
-        _column(discovered),
-        None if last is None else _column(last),
-    )
+    values = list(astuple(found))
+    values[_CONTEXT] = str(values[_CONTEXT], "utf-8")
+    values[_TAGS] = str(values[_TAGS], "utf-8")
+    values[_DISCOVERED] = _column(values[_DISCOVERED])
+    if values[_LAST] is not None:
+        values[_LAST] = _column(values[_LAST])
+    return tuple(values)
 
 
 def _column(moment: str) -> str:

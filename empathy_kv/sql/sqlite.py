@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
+import re
 import secrets
 import sqlite3
 import stat
@@ -49,6 +51,10 @@ _SLICE: Final = 0.05
 among busy ones may never find it free; begun anew, it looks every few milliseconds."""
 _OBJECTS: Final = "SELECT type, lower(name), lower(tbl_name), rootpage, sql FROM main.sqlite_master"
 """No object of a file can stand in for this table."""
+_INSERT: Final = re.compile(r"(INSERT INTO .* VALUES )(\((?:\?, )*\?\))", re.DOTALL)
+"""A statement that inserts a row of values, and does nothing else."""
+_PARAMETERS: Final = 500
+"""Of a statement that inserts several rows, at most. More save no time."""
 _PAUSE: Final = 0.001
 """Seconds between two tries: some conflicts SQLite reports without waiting."""
 
@@ -403,11 +409,24 @@ class _Connection:
         replies: Replies = []
         for statement in statements:
             if isinstance(statement, Many):
-                self._cursor.executemany(statement.sql, statement.rows)
+                self._answer_many(statement)
                 replies.append([])
             else:
                 replies.append(self._cursor.execute(*statement).fetchall())
         return replies
+
+    def _answer_many(self, many: Many) -> None:
+        found = _INSERT.fullmatch(many.sql)
+        rows = iter(many.rows)
+        if found is not None:
+            # Several rows by one statement, in two thirds of the time.
+            into, values = found.groups()
+            size = _PARAMETERS // values.count("?")
+            several = into + ", ".join([values] * size)
+            while len(page := list(itertools.islice(rows, size))) == size:
+                self._cursor.execute(several, tuple(itertools.chain.from_iterable(page)))
+            rows = iter(page)
+        self._cursor.executemany(many.sql, rows)
 
     def _prepare(self, part: Part, writes: bool) -> bool:
         """Make the tables of a part fit for use; False if that means to write, and this transaction only reads."""
