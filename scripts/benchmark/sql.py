@@ -46,6 +46,11 @@ SIZES: Final[Mapping[str, Size]] = {
 }
 BY_CALL: Final = "sqlite3, a connection a call"
 
+# A row stands beside the one that survives the same. Who opens a connection and sets nothing has FULL: what was
+# committed survives a power cut, as with "fsync". With WAL NORMAL a power cut may take the last of it, as with "os".
+FULL: Final = ("PRAGMA synchronous = FULL",)
+NORMAL: Final = ("PRAGMA journal_mode = WAL", "PRAGMA synchronous = NORMAL")
+
 
 def jobs(scale: str) -> list[Job]:
     """Return the jobs of this family."""
@@ -56,15 +61,18 @@ def jobs(scale: str) -> list[Job]:
         "us",
         size.rounds,
         [
-            Contender(BY_CALL, partial(_by_call_turns, size)),
+            Contender(BY_CALL, partial(_by_call_turns, size, FULL), "FULL"),
+            Contender(BY_CALL, partial(_by_call_turns, size, NORMAL), "WAL NORMAL"),
             Contender(
                 OURS.name,
                 partial(_record_turns, "os", size),
                 'durability "os"',
-                goals=[Goal(1 / 20, BY_CALL)],
-                beside=BY_CALL,
+                goals=[Goal(1 / 20, f"{BY_CALL}, FULL"), Goal(1 / 20, f"{BY_CALL}, WAL NORMAL")],
+                beside=f"{BY_CALL}, WAL NORMAL",
             ),
-            Contender(OURS.name, partial(_record_turns, "fsync", size), 'durability "fsync"', beside=BY_CALL),
+            Contender(
+                OURS.name, partial(_record_turns, "fsync", size), 'durability "fsync"', beside=f"{BY_CALL}, FULL"
+            ),
         ],
     )
     save = Job(
@@ -104,7 +112,7 @@ def _interactions() -> Iterator[tuple[Any, ...]]:
     return ((f"user_{n % 10}", 1 + n % 5, n % 8 != 0, 10.0 + n % 16 / 4) for n in itertools.count())
 
 
-def _by_call_turns(size: Size, room: Room) -> Iterator[Sequence[float]]:
+def _by_call_turns(size: Size, pragmas: Sequence[str], room: Room) -> Iterator[Sequence[float]]:
     path = room.own / "metrics.db"
     with contextlib.closing(sqlite3.connect(path)) as connection:
         for sql in (METRICS.tables["interactions"], *METRICS.indexes.values()):
@@ -112,6 +120,8 @@ def _by_call_turns(size: Size, room: Room) -> Iterator[Sequence[float]]:
 
     def record(user: str, level: int, success: bool, took: float) -> None:
         connection = sqlite3.connect(path)
+        for pragma in pragmas:
+            connection.execute(pragma)
         connection.execute(
             "INSERT INTO interactions (user_id, empathy_level, success, response_time_ms, timestamp) "
             "VALUES (?, ?, ?, ?, ?)",
