@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 import pytest
+from hypothesis import settings
 
 from empathy_kv.errors import ArgumentError, LimitError
 from empathy_kv.kv.files.names import name
@@ -71,6 +73,15 @@ def nothing_happens_outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
             or path.parent.name == "journal"
             or path.suffix == ".json"
         ), path
+
+
+@pytest.fixture(autouse=True)
+def fewer_on_postgresql(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take every third text there, but for the nightly run: all go through a save (`tests/sql/test_round_trip.py`)."""
+    chosen = request.node.callspec.params.values() if hasattr(request.node, "callspec") else ()
+    if "postgresql" in chosen and settings.default.max_examples < 1000:
+        for name in ("TAKEN", "TEXTS"):
+            monkeypatch.setattr(sys.modules[__name__], name, globals()[name][::3])
 
 
 def test_there_is_enough_of_both_kinds() -> None:

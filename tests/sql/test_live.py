@@ -16,6 +16,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from hypothesis import settings
 from servers import PostgresServer
 
 import empathy_kv
@@ -270,13 +271,13 @@ def test_a_lost_reply_is_one_outcome_and_one_version(
         store.patterns.contribute_pattern("agent", Pattern("p", "agent", "t", "n"))
         version = store.states.save_state("ann", CollaborationState("ann"))
         for number in range(1, 3):
-            proxy.cuts = 2
+            proxy.cuts = 1
             store.patterns.record_pattern_outcome("p", True)
-            proxy.cuts = 2
+            proxy.cuts = 1
             version = store.states.save_state("ann", CollaborationState("ann"), expected_version=version)
-            proxy.cuts = 2
+            proxy.cuts = 1
             store.patterns.contribute_pattern("agent", Pattern(f"p{number}", "agent", "t", "n"))
-            proxy.cuts = 2
+            proxy.cuts = 1
             assert store.patterns.remove_pattern(f"p{number}") is True
         proxy.cuts = 0
         pattern = store.patterns.patterns["p"]
@@ -306,6 +307,9 @@ def test_an_outcome_that_stays_unknown_is_settled(postgres_server: PostgresServe
 
 
 # Many processes
+
+EACH = settings.default.max_examples // 2 * 2
+"""How often each process records; an even number."""
 
 RECORD = """
 import sys
@@ -356,9 +360,9 @@ def require_exact(url: str, each: int) -> None:
 def test_processes_lose_nothing_to_each_other(url: str, opened: Callable[[], Database]) -> None:
     with empathy_kv.connect(url) as store:
         store.patterns.contribute_pattern("agent", Pattern("p", "agent", "t", "n"))
-    record_in_processes(url, 150)
-    require_exact(url, 150)
-    assert ask(opened(), "SELECT count(*) FROM pattern_usage") == [(600,)]
+    record_in_processes(url, EACH)
+    require_exact(url, EACH)
+    assert ask(opened(), "SELECT count(*) FROM pattern_usage") == [(4 * EACH,)]
 
 
 def test_a_server_that_stops_and_starts_loses_nothing() -> None:
@@ -372,15 +376,15 @@ def test_a_server_that_stops_and_starts_loses_nothing() -> None:
             store.patterns.contribute_pattern("agent", Pattern("p", "agent", "t", "n"))
 
         def restart() -> None:
-            for count, end in ((100, server.kill), (400, server.shut)):
+            for count, end in ((EACH // 2, server.kill), (2 * EACH, server.shut)):
                 with empathy_kv.connect(url, timeout=60.0) as store:
                     while store.metrics.get_global_stats()["total_interactions"] < count:
                         time.sleep(0.01)
                 end()
                 server.start()
 
-        record_in_processes(url, 250, restart)
-        require_exact(url, 250)
+        record_in_processes(url, EACH, restart)
+        require_exact(url, EACH)
 
 
 # What can go wrong

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from empathy_kv.codec import codec
@@ -85,6 +85,8 @@ def everything(library: PatternLibrary) -> object:
 # The round trip
 
 
+# A quarter of the examples in both: each of them is several saves, which wait for the disk.
+@settings(max_examples=max(10, settings.default.max_examples // 4))
 @given(libraries(), libraries())
 def test_a_library_comes_back_as_it_was_saved(first: PatternLibrary, second: PatternLibrary) -> None:
     with tempfile.TemporaryDirectory() as directory:
@@ -94,6 +96,7 @@ def test_a_library_comes_back_as_it_was_saved(first: PatternLibrary, second: Pat
             assert everything(load(path)) == everything(library)
 
 
+@settings(max_examples=max(10, settings.default.max_examples // 4))
 @given(st.lists(patterns(st.sampled_from("abcd")), unique_by=lambda pattern: pattern.id), st.data())
 def test_patterns_that_change_places_and_owners_come_back_so(contributed: list[Pattern], data: st.DataObject) -> None:
     with tempfile.TemporaryDirectory() as directory:
@@ -444,7 +447,7 @@ while True:
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no kill here")
 def test_a_save_that_is_killed_leaves_the_old_library_or_the_new_one(path: Path) -> None:
     kinds = set()
-    for milliseconds in range(40, 240, 20):
+    for milliseconds in range(40, 240, 40):
         with subprocess.Popen([sys.executable, "-c", SAVE, path], stdout=subprocess.PIPE) as worker:
             assert worker.stdout is not None
             worker.stdout.readline()

@@ -101,7 +101,10 @@ def stamp(number: int) -> str:
     return (DAY + timedelta(seconds=abs(number))).replace(tzinfo=None).isoformat(" ", "microseconds")
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(
+    max_examples=max(10, settings.default.max_examples // 2),
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(STEPS)
 def test_figures_are_those_of_the_rows(opened: Callable[[], Database], steps: list[tuple[Any, ...]]) -> None:
     database = opened()
