@@ -93,6 +93,7 @@ def jobs(scale: str) -> list[Job]:
             "us",
             size.rounds,
             [
+                Contender(BY_CALL, partial(_figure_by_call_turns, name, size.many), many),
                 Contender(OURS.name, partial(_figure_turns, name, size.few, size.turn), few),
                 Contender(
                     OURS.name,
@@ -193,18 +194,44 @@ def _figure_turns(name: str, rows: int, turn: int, room: Room) -> Iterator[Seque
     path = room.own / "metrics.db"
     metrics = MetricsCollector(db_path=path)
     metrics.record_interaction("ann", 1, True, 1.0)
-    step = max(1, rows // 20)
-    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
-        connection.executemany(
-            "INSERT INTO interactions (user_id, empathy_level, success, response_time_ms) VALUES (?, ?, ?, ?)",
-            (
-                ("ann" if n % step == 0 else f"user_{n % 97}", 1 + n % 5, n % 3 > 0, float(n % 1000))
-                for n in range(rows - 1)
-            ),
-        )
+    _fill(path, rows - 1)
     expect(metrics.get_global_stats()["total_interactions"] == rows, "count the rows of others")
     while True:
         if name == "user":
             yield timed(metrics.get_user_stats, itertools.repeat(("ann",), turn))
         else:
             yield timed(metrics.get_global_stats, itertools.repeat((), turn))
+
+
+def _figure_by_call_turns(name: str, rows: int, room: Room) -> Iterator[Sequence[float]]:
+    path = room.own / "metrics.db"
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        for sql in (METRICS.tables["interactions"], *METRICS.indexes.values()):
+            connection.execute(sql)
+    _fill(path, rows)
+    where, values = ("WHERE user_id = ?", ("ann",)) if name == "user" else ("", ())
+    totals = f"""SELECT count(*), count(DISTINCT user_id), sum(success), avg(response_time_ms), min(timestamp),
+        max(timestamp) FROM interactions {where}"""
+    levels = f"SELECT empathy_level, count(*) FROM interactions {where} GROUP BY empathy_level"
+
+    def ask() -> None:
+        connection = sqlite3.connect(path)
+        connection.execute(totals, values).fetchall()
+        connection.execute(levels, values).fetchall()
+        connection.close()
+
+    while True:
+        yield timed(ask, [()] * 3)
+
+
+def _fill(path: Path, rows: int) -> None:
+    """Insert rows as another program does: twenty of one user, the others of many."""
+    step = max(1, rows // 20)
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+        connection.executemany(
+            "INSERT INTO interactions (user_id, empathy_level, success, response_time_ms) VALUES (?, ?, ?, ?)",
+            (
+                ("ann" if n % step == 0 else f"user_{n % 97}", 1 + n % 5, n % 3 > 0, float(n % 1000))
+                for n in range(rows)
+            ),
+        )
