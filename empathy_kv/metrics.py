@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypedDict, TypeVar
 
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 K = TypeVar("K")
 
+_TOGETHER: Final = 500
+"""Users that are asked for at a time."""
 HISTORY: Final = 10_000
 """How many interactions of a user a store keeps one by one."""
 MAX_RESPONSE_TIME: Final = 1e12
@@ -162,6 +164,14 @@ class GlobalStats(_Figures):
     total_interactions: int
 
 
+def _stats(totals: Totals) -> UserStats:
+    return {
+        "total_operations": totals.operations,
+        "current_level": LEVELS[0] if totals.level is None else totals.level,
+        **_figures(totals),
+    }
+
+
 def _figures(totals: Totals) -> _Figures:
     count = totals.operations
     return {
@@ -188,6 +198,9 @@ class Metrics(Protocol):
 
     def user(self, user_id: str) -> Steps[Totals]:
         """Return the counters of a user."""
+
+    def each(self, user_ids: Sequence[str]) -> Steps[list[Totals]]:
+        """Return the counters of users, in their order, together where the engine has a way to."""
 
     def everyone(self) -> Steps[tuple[int, Totals]]:
         """Return how many users there are, and the counters of all."""
@@ -248,11 +261,7 @@ class MetricRules:
         """Return a user's figures; of an unknown user, zeros and None, `current_level` 1."""
         user_id = text(user_id, "user_id", MAX_ID)
         totals = yield from self._metrics.user(user_id)
-        return {
-            "total_operations": totals.operations,
-            "current_level": LEVELS[0] if totals.level is None else totals.level,
-            **_figures(totals),
-        }
+        return _stats(totals)
 
     def get_global_stats(self) -> Steps[GlobalStats]:
         """Return the figures of all users together; of none, zeros and None."""
@@ -273,9 +282,11 @@ class MetricRules:
     def rows(self) -> Steps[list[dict[str, Any]]]:
         """Return the figures of every user, and last those of all: what an export holds."""
         rows: list[dict[str, Any]] = []
-        for user_id in (yield from self.get_all_users()):
-            stats = yield from self.get_user_stats(user_id)
-            rows.append({"user_id": user_id, **stats})
+        users = yield from self.get_all_users()
+        for start in range(0, len(users), _TOGETHER):
+            page = users[start : start + _TOGETHER]
+            every = yield from self._metrics.each(page)
+            rows += ({"user_id": user_id, **_stats(totals)} for user_id, totals in zip(page, every, strict=True))
         everyone = yield from self.get_global_stats()
         return [*rows, {"user_id": None, **everyone}]
 

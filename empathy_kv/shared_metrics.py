@@ -15,7 +15,7 @@ import itertools
 import secrets
 import time
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -135,20 +135,15 @@ class KVMetrics:
         shards = yield from self._known()
         if not shards:
             return Totals()
-        shard, member = _shard(user_id, shards), user_id.encode()
-        counters, first, last, newest = yield Batch(
-            shard,
-            (
-                HGetAll(f"user:{user_id}"),
-                ZScore("first", member),
-                ZScore("last", member),
-                ZRange(f"recent:{user_id}", -1, -1),
-            ),
-        )
-        totals = _totals(counters, first, last)
-        if newest:
-            totals.level = msgspec.json.decode(newest[0][0])["level"]
-        return totals
+        replies = yield _figures(user_id, shards)
+        return _of_user(replies)
+
+    def each(self, user_ids: Sequence[str]) -> Steps[list[Totals]]:
+        shards = yield from self._known()
+        if not shards:
+            return [Totals() for _ in user_ids]
+        every = yield Several([_figures(user_id, shards) for user_id in user_ids])
+        return [_of_user(replies) for replies in every]
 
     def everyone(self) -> Steps[tuple[int, Totals]]:
         users, totals = 0, Totals()
@@ -179,6 +174,29 @@ class KVMetrics:
             return []
         (entries,) = yield Batch(_shard(user_id, shards), (ZRange(f"recent:{user_id}"),))
         return [_interaction(user_id, entry, at) for entry, at in entries]
+
+
+def _figures(user_id: str, shards: int) -> Batch:
+    """Return what reads the figures of a user."""
+    member = user_id.encode()
+    return Batch(
+        _shard(user_id, shards),
+        (
+            HGetAll(f"user:{user_id}"),
+            ZScore("first", member),
+            ZScore("last", member),
+            ZRange(f"recent:{user_id}", -1, -1),
+        ),
+    )
+
+
+def _of_user(replies: Sequence[Reply]) -> Totals:
+    """Return the figures that it read."""
+    counters, first, last, newest = replies
+    totals = _totals(counters, first, last)
+    if newest:
+        totals.level = msgspec.json.decode(newest[0][0])["level"]
+    return totals
 
 
 def _shard(user_id: str, shards: int) -> Name:

@@ -113,6 +113,13 @@ class SQLMetrics:
         yield from _add(totals, _OF_USER, (user_id,), counted, newest, rows)
         return totals
 
+    def each(self, user_ids: Sequence[str]) -> Steps[list[Totals]]:
+        every: list[Totals] = []
+        for user_id in user_ids:
+            totals = yield from self.user(user_id)
+            every.append(totals)
+        return every
+
     def everyone(self) -> Steps[tuple[int, Totals]]:
         def asked(counted: int) -> Sequence[Statement]:
             return (_STALE, ()), (_SPAN, ()), (_KNOWN, (counted,)), (_ALL, (counted, HIGHEST, _PAGE))

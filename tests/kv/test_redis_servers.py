@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import json
 import logging
 import secrets
 import select
@@ -33,6 +34,7 @@ from empathy_kv import (
     NotApplied,
     OutcomeUnknown,
     StoragePermissionError,
+    Store,
     UnavailableError,
     connect,
     connect_async,
@@ -182,16 +184,32 @@ def test_a_call_of_the_domain_is_one_round_trip(redis_server: RedisServer, name:
         store.states.save_state("u", _state())
         store.collection("c", type(_state())).put_many({str(i): _state() for i in range(1000)})
         CALLS[name](store)
-        assert isinstance(store.kv, RedisKV)
-        exchanged, exchange = [], store.kv._connections._exchange
-
-        def counted(step: Any) -> Any:
-            exchanged.append(step)
-            return exchange(step)
-
-        store.kv._connections._exchange = counted  # type: ignore[method-assign]
+        exchanged = _exchanged(store)
         CALLS[name](store)
     assert len(exchanged) == 1
+
+
+def test_an_export_of_many_users_asks_for_them_together(redis_server: RedisServer, tmp_path: Path) -> None:
+    with connect(redis_server.url, prefix=fresh()) as store:
+        for number in range(501):
+            store.metrics.record_interaction(f"u{number}", 1, True, 1.0)
+        exchanged = _exchanged(store)
+        store.metrics.export_metrics(tmp_path / "metrics.json")
+    assert len(exchanged) == 4  # who there is, 500 users, one, and all together
+    assert len(json.loads((tmp_path / "metrics.json").read_bytes())["users"]) == 501
+
+
+def _exchanged(store: Store) -> list[Any]:
+    """Return a list that takes down what a store sends from now on."""
+    assert isinstance(store.kv, RedisKV)
+    exchanged, exchange = [], store.kv._connections._exchange
+
+    def counted(step: Any) -> Any:
+        exchanged.append(step)
+        return exchange(step)
+
+    store.kv._connections._exchange = counted  # type: ignore[method-assign]
+    return exchanged
 
 
 # Ways to connect
