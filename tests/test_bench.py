@@ -1,36 +1,44 @@
-"""The benchmark runs, leaves nothing behind, and its arithmetic is right."""
+"""The benchmark runs, leaves nothing behind, and its arithmetic is right. Nothing here is timed."""
 
 from __future__ import annotations
 
-import importlib.util
-import itertools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from attrs import evolve
+from test_bench_figures import Clock, agrees_with_itself, taking
 
 PROGRAM: Final = Path(__file__).parent.parent / "scripts" / "benchmark"
-PEERS: Final = ("diskcache", "lmdb", "sqlitedict")
 
 sys.path.append(str(PROGRAM))
 
-import harness  # noqa: E402 - it is no package, but a directory that Python runs
-import peers  # noqa: E402
+import command  # noqa: E402 - it is no package, but a directory that Python runs
+import growth  # noqa: E402
+import harness  # noqa: E402
+import interactions  # noqa: E402
+import reference  # noqa: E402
 import report  # noqa: E402
-from documents import decode, encode, pattern, solution  # noqa: E402
-from harness import Contender, Figure, Goal, Job, Room  # noqa: E402
+import results  # noqa: E402
+from documents import decode, encode, from_plain, pattern, solution, to_plain  # noqa: E402
+from peers import disk, local, server  # noqa: E402
+from peers.shape import Peer  # noqa: E402
+from served import binary  # noqa: E402
+
+import empathy_kv  # noqa: E402
 
 
 def bench(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-W", "error", PROGRAM, *map(str, arguments)], capture_output=True, text=True, timeout=120
+        [sys.executable, "-W", "error", PROGRAM, *map(str, arguments)], capture_output=True, text=True, timeout=600
     )
 
 
@@ -51,20 +59,23 @@ def test_every_job_gives_a_figure_of_this_package_and_of_others(whole: tuple[str
     assert {item["job"] for item in written["figures"]} == listed
     for job in listed:
         of_job = [item for item in written["figures"] if item["job"] == job]
-        assert any(item["store"] == "empathy_kv" for item in of_job), job
-        assert any(not item["store"].startswith("empathy_kv") for item in of_job), job
-        # What memory grows by may be nothing.
-        assert all(item["median"] > 0 for item in of_job if job != "files/memory"), of_job
+        assert any(item["role"] == "ours" for item in of_job), job
+        assert any(item["role"] != "ours" for item in of_job), job
+        # What memory grows by may be nothing, or less.
+        assert all(item["median"] > 0 for item in of_job if item["unit"] not in ("MB", "bytes")), of_job
 
 
 def test_what_is_not_installed_is_left_out_and_said_so(whole: tuple[str, dict[str, Any], list[Path]]) -> None:
     printed, written, _ = whole
-    absent = {name for name in PEERS if importlib.util.find_spec(name) is None}
-    assert written["left_out"].keys() == absent | ({"lmdb, sync"} if "lmdb" in absent else set())
-    measured = {item["store"] for item in written["figures"]}
-    for name in PEERS:
-        assert (f"{name} is not installed" in printed) == (name in absent)
-        assert (name in measured) == (name not in absent)
+    rows = [row for job in command.planned("tiny") for row in job.contenders]
+    absent = {row.store: row.missing for row in rows if row.missing is not None}
+    assert written["left_out"] == absent
+    assert all(f"{store} ({reason})" in printed for store, reason in absent.items())
+    measured = {(item["job"], item["store"]) for item in written["figures"]}
+    for job in command.planned("tiny"):
+        assert {row.store for row in job.contenders if row.missing is None} == {
+            store for name, store in measured if name == job.name
+        }
 
 
 def test_the_table_has_a_row_a_figure_of_as_many_cells_as_its_head(
@@ -72,7 +83,7 @@ def test_the_table_has_a_row_a_figure_of_as_many_cells_as_its_head(
 ) -> None:
     printed, written, _ = whole
     lines = [line for line in printed.splitlines() if line.startswith("|")]
-    assert len(lines) == len(written["figures"]) + 2
+    assert len(lines) == len(written["figures"]) + 2 > 100
     assert {line.count("|") for line in lines} == {len(report.HEAD) + 1}
 
 
@@ -97,10 +108,12 @@ def test_nothing_is_left_if_it_is_ended_early(number: signal.Signals, tmp_path: 
 
 
 def test_jobs_and_stores_are_chosen_by_name(tmp_path: Path) -> None:
-    done = bench("--tiny", "--dir", tmp_path, "--json", tmp_path / "figures", "files/get", "put", "--stores", "sq,empa")
+    done = bench(
+        "--tiny", "--dir", tmp_path, "--json", tmp_path / "figures", "files/get", "overwrite", "--stores", "sq,empa"
+    )
     assert done.returncode == 0, done.stderr
     figures = json.loads((tmp_path / "figures").read_text())["figures"]
-    assert {item["job"] for item in figures} == {"files/put", "files/get"}
+    assert {item["job"] for item in figures} == {"files/overwrite", "files/get"}
     assert {"empathy_kv", "sqlite3 OFF"} < {item["store"] for item in figures}
     assert "shelve" not in {item["store"] for item in figures}
 
@@ -122,112 +135,170 @@ def test_the_document_is_650_bytes_of_json_with_14_fields_and_comes_back() -> No
     assert decode(data) == document
     assert encode(pattern(1235)) != data
     assert json.loads(data)["name"] == solution(document).name
+    assert json.loads(json.dumps(to_plain(document))) == to_plain(document)
+    assert from_plain(to_plain(document)) == document
 
 
-ALL: Final = [value for value in vars(peers).values() if isinstance(value, peers.Peer) and value is not peers.FLOOR]
+ALL: Final = {
+    (module.__name__, peer.name): peer
+    for module in (disk, local, server)
+    for peer in vars(module).values()
+    if isinstance(peer, Peer)
+}
 
 
-@pytest.mark.parametrize("peer", ALL, ids=lambda peer: peer.name)
-def test_a_store_keeps_what_it_is_given(peer: peers.Peer, tmp_path: Path) -> None:
+@pytest.mark.parametrize("peer", [peer for peer in ALL.values() if peer.keeps], ids=lambda peer: peer.name)
+def test_a_store_keeps_what_it_is_given(peer: Peer, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     if peer.missing:
         pytest.skip(peer.missing)
+    on_server = peer in vars(server).values()
+    place = request.getfixturevalue("redis_server").url if on_server else str(tmp_path)
     documents = {name: peer.form(pattern(number)) for number, name in enumerate("abc")}
-    store = peer.open(tmp_path)
+    store = peer.open(place)
     store.fill({"a": documents["a"], "b": documents["c"]})
-    store.put("b", documents["b"])
-    store.put("c", documents["c"])
-    store.delete("a")
-    for _ in range(2):
-        assert store.get("a") is None
-        assert dict(store.items()) == {"b": documents["b"], "c": documents["c"]}
+    assert len(store.time(store.put, [("b", documents["b"]), ("c", documents["c"])])) == 2
+    store.do(store.delete, "a")
+    for reopened in range(2):
+        assert store.do(store.get, "a") is None
+        assert store.do(store.get, "b") == documents["b"]
+        assert dict(store.do(store.items, ["a", "b", "c"])) == {"b": documents["b"], "c": documents["c"]}
         store.checkpoint()
-        store.close()
-        store = peer.open(tmp_path)
+        if not reopened and peer not in vars(local).values():
+            store.close()
+            store = peer.open(place)
     store.close()
 
 
-def contender(name: str, samples: Sequence[Sequence[float]], log: list[str], **options: Any) -> Contender:
-    def turns(room: Room) -> Iterator[Sequence[float]]:
-        assert room.own.is_dir()
-        log.append(f"{name} begins")
-        try:
-            for number in itertools.count():
-                log.append(name)
-                yield samples[number]
-        finally:
-            log.append(f"{name} ends")
-
-    return Contender(name, turns, **options)
+def test_the_floor_of_the_files_reads_what_it_wrote(tmp_path: Path) -> None:
+    store = disk.BARE.open(str(tmp_path))
+    for number in range(3):
+        store.put(f"{number}", pattern(number))
+    assert store.get("0") == pattern(0)
+    assert store.items([]) == [(pattern(number).id, pattern(number)) for number in range(3)]
+    store.close()
 
 
-def test_contenders_take_turns_and_the_first_round_does_not_count(tmp_path: Path) -> None:
-    log: list[str] = []
-    rows = [contender(name, [[9e-3], [1e-6], [2e-6], [3e-6]], log) for name in "abc"]
-    figures = harness.measure(Job("j", "a job", "us", 3, rows), tmp_path)
-    turns = [entry for entry in log if len(entry) == 1]
-    rounds = [turns[i : i + 3] for i in range(0, 12, 3)]
-    assert all(sorted(each) == ["a", "b", "c"] for each in rounds)
-    assert len({tuple(each) for each in rounds}) > 1
-    assert {entry for entry in log if "ends" in entry} == {"a ends", "b ends", "c ends"}
-    assert [figure.rounds for figure in figures] == [[[1.0], [2.0], [3.0]]] * 3
-    assert len(list((tmp_path / "j").iterdir())) == 3  # What is removed while others are measured slows them down.
-
-
-def test_a_ratio_is_that_of_the_rounds_and_not_of_the_medians(tmp_path: Path) -> None:
-    # On a machine that gets slower the one takes twice as long as the other, but for one slow moment.
-    slow = contender("slow", [[0.0], [2.0], [200.0], [200.0]], [], beside="fast", goals=[Goal(2.0, "fast")])
-    fast = contender("fast", [[0.0], [1.0], [10.0], [100.0]], [])
-    figures = harness.measure(Job("j", "a job", "puts/s", 3, [slow, fast]), tmp_path)
-    item = report.plain(figures)[0]
-    assert (item["median"], item["ratio"]) == (200.0, 2.0)
-    assert item["goals"] == [{"limit": 2.0, "of": "fast", "reach": False, "value": 2.0, "met": True}]
-
-
-@pytest.mark.parametrize(
-    ("goal", "text"),
-    [
-        (Goal(5.1), "<= 5.1 us: met (5.00)"),
-        (Goal(4.9), "<= 4.9 us: NOT MET (5.00)"),
-        (Goal(1 / 6, "other"), "<= 0.167 x other: NOT MET (0.50)"),
-        (Goal(0.5, "other"), "<= 0.5 x other: met (0.50)"),
-        (Goal(0.6, "other", reach=True), ">= 0.6 x other: NOT MET (0.50)"),
-        (Goal(1.0, "absent"), "<= 1 x absent: not measured"),
-        (Goal(1.0, "failed"), "<= 1 x failed: not measured"),
-    ],
-)
-def test_a_goal_stands_beside_its_figure(goal: Goal, text: str, tmp_path: Path) -> None:
-    log: list[str] = []
-    rows = [
-        contender("mine", [[], [5e-6], [5e-6]], log, goals=[goal]),
-        contender("other", [[], [10e-6], [10e-6]], log),
-        contender("failed", [[]], log),
-    ]
-    items = report.plain(harness.measure(Job("j", "a job", "us", 2, rows), tmp_path))
-    table = report.table(items)
-    assert f"{text} " in table
-    assert "failed" in table.splitlines()[-1]
-    assert "IndexError" in table.splitlines()[-1]
-
-
-def test_the_99th_percentile_is_of_all_samples_if_they_are_many() -> None:
-    figure = Figure(Job("j", "a job", "us", 2, ()), Contender("a", lambda _: iter(())))
-    figure.rounds = [[float(number) for number in range(50)], [float(number) for number in range(50, 100)]]
-    assert figure.p99 == 99.0
-    figure.rounds[1].pop()
-    assert figure.p99 is None
-
-
-def test_it_is_timed_without_garbage_collection() -> None:
-    import gc
-
-    seen: list[bool] = []
-    assert gc.isenabled()
-    samples = harness.timed(lambda value: seen.append(gc.isenabled() or value), [(False,), (False,)])
-    assert seen == [False, False]
-    assert gc.isenabled()
-    assert len(samples) == 2
-    assert all(sample > 0 for sample in samples)
+def test_every_peer_of_the_plan_is_one_that_is_tested() -> None:
+    stores = {
+        row.store
+        for job in command.planned("full")
+        if job.name in ("files/put", "memory/put", "redis/put")
+        for row in job.contenders
+    }
+    assert stores == {peer.name for module in (disk, local, server) for peer in module.EVERY} | {disk.OWN_CLASS.name}
 
 
 def test_the_script_can_be_run() -> None:
     assert os.access(PROGRAM.with_name("bench"), os.X_OK)
+
+
+# The time that there is
+
+
+@pytest.mark.parametrize(("scale", "seconds"), [("quick", 60.0), ("full", 600.0)])
+def test_the_plan_of_a_run_fits_its_time(scale: str, seconds: float, tmp_path: Path) -> None:
+    # Every turn takes a tenth of what is planned for its job, so that the end of the time ends all of them.
+    clock = Clock()
+    jobs = command.planned(scale)
+    for job, allowed in zip(
+        jobs, harness.allowances([job.weight for job in jobs], command.SECONDS[scale], clock), strict=True
+    ):
+        one = evolve(job, rounds=100, contenders=[taking(clock, allowed / 10)])
+        harness.measure(one, tmp_path, seconds=allowed, clock=clock)
+    assert clock.now <= seconds
+
+
+# How the system does it that this package takes the place of
+
+
+def test_the_scan_by_hand_answers_as_the_library_does() -> None:
+    from situations import Situations, drawn
+
+    library = empathy_kv.PatternLibrary()
+    library.contribute_patterns("agent", drawn(300, skewed=True))
+    questions = Situations(2, skewed=True)
+    for _ in range(50):
+        question = questions.question()
+        found = [match.pattern.id for match in library.find_patterns(question)]
+        assert reference.query(library.patterns.values(), question, 0.5, 10) == found
+        assert found
+
+
+def test_figures_by_hand_are_those_of_the_collector(tmp_path: Path) -> None:
+    table = reference.Table(tmp_path)
+    with empathy_kv.connect("memory:") as store:
+        calls = list(interactions.interactions(250))
+        for each in calls[:100]:
+            table.record(*each)
+            store.metrics.record_interaction(*each)
+        table.record_many(calls[100:])
+        interactions.record_many(store, calls[100:])
+        for mine, theirs in (
+            (store.metrics.get_user_stats("user_3"), table.user("user_3")),
+            (store.metrics.get_global_stats(), table.everyone()),
+        ):
+            names = (mine.keys() & theirs.keys()) - {"first_use", "last_use"}
+            assert len(names) > 5
+            assert {name: theirs[name] for name in names} == pytest.approx({name: mine[name] for name in names})
+
+
+@pytest.mark.parametrize("url", ["memory:", "file:{}"])
+def test_many_interactions_at_once_leave_what_single_ones_do(url: str, tmp_path: Path) -> None:
+    calls = list(interactions.interactions(1000))
+    with (
+        empathy_kv.connect(url.format(tmp_path / "one"), durability="os", history_limit=8) as one,
+        empathy_kv.connect(url.format(tmp_path / "many"), durability="os", history_limit=8) as many,
+    ):
+        for each in calls:
+            one.metrics.record_interaction(*each)
+        interactions.record_many(many, calls, 8)
+        for ask in ("get_global_stats", "get_all_users"):
+            assert plainly(getattr(one.metrics, ask)()) == plainly(getattr(many.metrics, ask)())
+        for user in ("user_0", "user_99"):
+            assert plainly(one.metrics.get_user_stats(user)) == plainly(many.metrics.get_user_stats(user))
+            kept = [[evolve(each, at=None) for each in store.metrics.get_history(user)] for store in (one, many)]
+            assert kept[0] == kept[1]
+
+
+def plainly(figures: Any) -> Any:
+    """Return figures without what depends on when something was recorded."""
+    if not isinstance(figures, dict):
+        return figures
+    dated = {"first_interaction", "last_interaction", "daily_counts"}
+    return {name: value for name, value in figures.items() if name not in dated}
+
+
+# Growth
+
+
+def test_growth_is_measured_for_every_call_on_every_engine(tmp_path: Path) -> None:
+    file = tmp_path / "figures.json"
+    done = bench("--growth", "--tiny", "--dir", tmp_path, "--json", file)
+    written = json.loads(file.read_text())
+    assert not [item for item in written["figures"] if "error" in item], done.stdout
+    measured = {item["store"] for item in written["figures"]}
+    assert measured == set(growth.ENGINES) - written["left_out"].keys()
+    assert measured >= {"memory", "files"} | ({"redis"} if binary() else set())
+    assert len(written["figures"]) == len(measured) * len(growth.CALLS) * len(growth.SIZES["tiny"].counts)
+    assert len([line for line in done.stdout.splitlines() if line.startswith("|")]) == 2 + len(measured) * len(
+        growth.CALLS
+    )
+    assert done.returncode == int("GROWS" in done.stdout), done.stderr
+
+
+# What is kept of a run
+
+
+def test_the_figures_in_short_are_those_of_the_whole(whole: tuple[str, dict[str, Any], list[Path]]) -> None:
+    _, written, _ = whole
+    page = results.document(written["about"], written["figures"], written["left_out"])
+    assert f"- python: {written['about']['python']}\n" in page
+    assert re.search(r"^- date: \d{4}-\d\d-\d\d$", page, re.MULTILINE)
+    agrees_with_itself(page)
+
+
+def test_only_a_whole_run_is_kept(tmp_path: Path) -> None:
+    for wrong in (("--quick",), ("--stores", "empathy"), ("files",)):
+        done = bench("--save", *wrong)
+        assert done.returncode == 2
+        assert "--save" in done.stderr

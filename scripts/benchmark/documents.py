@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 import attrs
+from cattrs import Converter
 from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
-from cattrs.preconf.msgspec import make_converter
+from cattrs.preconf import json, msgspec
+from msgspec.json import Decoder, Encoder
 
 from empathy_kv import Pattern
 
@@ -59,14 +61,35 @@ def solution(document: Pattern) -> Solution:
     return Solution(**{item.name: getattr(document, item.name) for item in attrs.fields(Solution)})
 
 
-def _serialization() -> tuple[Callable[[Pattern], bytes], Callable[[bytes], Pattern]]:
-    converter = make_converter()
+def _converter(make: Callable[[], Converter]) -> Converter:
+    """Return a converter for patterns, as one would set it up."""
+    converter = make()
     # `extra` stays out: it is where this package keeps what it does not know, and no field of the document.
     converter.register_unstructure_hook(
         Pattern, make_dict_unstructure_fn(Pattern, converter, extra=override(omit=True))
     )
     converter.register_structure_hook(Pattern, make_dict_structure_fn(Pattern, converter, extra=override(omit=True)))
-    return converter.get_dumps_hook(Pattern), converter.get_loads_hook(Pattern)
+    return converter
 
 
-encode, decode = _serialization()
+_msgspec, _json = _converter(msgspec.make_converter), _converter(json.make_converter)
+
+encode: Final[Callable[[Pattern], bytes]] = _msgspec.get_dumps_hook(Pattern)  # type: ignore[attr-defined]
+"""For stores of bytes."""
+decode: Final[Callable[[bytes], Pattern]] = _msgspec.get_loads_hook(Pattern)  # type: ignore[attr-defined]
+
+
+def to_plain(document: Pattern) -> dict[str, Any]:
+    """Return an object of JSON, for stores that make JSON of it themselves."""
+    plain: dict[str, Any] = _json.unstructure(document)
+    return plain
+
+
+def from_plain(plain: Mapping[str, Any]) -> Pattern:
+    """Return the document that an object of JSON holds."""
+    return _json.structure(plain, Pattern)
+
+
+least_encode: Final = Encoder().encode
+"""The least that making bytes of a document takes: it is done in C, by the class."""
+least_decode: Final = Decoder(Pattern).decode

@@ -9,25 +9,52 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import math
 import random
 import shutil
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 from attrs import define, field, frozen
 
 T = TypeVar("T")
 
 RATE: Final = "puts/s"
-UNITS: Final = {"us": 1e-6, "ms": 1e-3, RATE: 1.0, "MB": 1e6}
+UNITS: Final = {"us": 1e-6, "ms": 1e-3, RATE: 1.0, "MB": 1e6, "bytes": 1.0}
 """What a sample is divided by: times are sampled in seconds, memory in bytes."""
 
 MANY: Final = 100
 """From so many samples on, the 99th percentile is more than the largest of them."""
+
+LEAST: Final = 3
+"""Rounds that count, however little time there is."""
+
+PACKAGE: Final = "empathy_kv"
+"""How the names of this package's rows begin."""
+
+
+@frozen
+class Promise:
+    """The worst that a write survives, once it returned."""
+
+    rank: int
+    """More is better; two that lose what was acknowledged in a power cut have the same, whatever else remains."""
+    text: str
+
+
+NOTHING: Final = Promise(0, "nothing")
+SERVER: Final = Promise(0, "what the server does")
+CLOSE: Final = Promise(0, "close()")
+KILL: Final = Promise(1, "kill -9")
+PREFIX: Final = Promise(1, "kill -9; of a power cut a prefix")
+POWER: Final = Promise(2, "a power cut")
+
+Role = Literal["peer", "floor", "mark"]
+"""Peer: one would use it instead. Floor: the least that the job takes. Mark: what does less than the job, or more."""
 
 
 @frozen
@@ -69,9 +96,19 @@ class Contender:
     way: str = ""
     goals: Sequence[Goal] = ()
     beside: str | None = None
-    """The contender that its ratio is to."""
+    """Another contender that it is compared with, beside the best peer and the floor."""
     missing: str | None = None
     """Why it cannot be measured here, None if it can."""
+    role: Role = "peer"
+    """What others are compared with it as. This package's own rows have none: see `ours`."""
+    survives: Promise | None = None
+    among: str = ""
+    """It is compared with those that have the same: a job may do its work in several sizes."""
+
+    @property
+    def ours(self) -> bool:
+        """Whether it is this package."""
+        return self.store.startswith(PACKAGE)
 
     @property
     def name(self) -> str:
@@ -90,6 +127,8 @@ class Job:
     contenders: Sequence[Contender]
     warm_up: int = 1
     """Rounds before the first that counts."""
+    weight: float = 1.0
+    """Its share of the time that a run has."""
 
 
 @define
@@ -157,6 +196,18 @@ def timed(call: Callable[..., object], arguments: Iterable[tuple[Any, ...]]) -> 
     return samples
 
 
+async def timed_async(call: Callable[..., Awaitable[object]], arguments: Iterable[tuple[Any, ...]]) -> list[float]:
+    """Return the seconds of each call, as `timed` does, awaited one after the other in the loop that runs."""
+    samples = []
+    clock = time.perf_counter
+    with uncollected():
+        for each in arguments:
+            start = clock()
+            await call(*each)
+            samples.append(clock() - start)
+    return samples
+
+
 @contextlib.contextmanager
 def uncollected() -> Iterator[None]:
     """Collect no garbage in a `with` block."""
@@ -175,14 +226,26 @@ def expect(fact: object, what: str) -> None:
         raise RuntimeError(f"it does not {what}")
 
 
-def measure(job: Job, scratch: Path, say: Callable[[str], None] = lambda _: None) -> list[Figure]:
-    """Let the contenders of a job take turns. One that fails is out."""
+def measure(
+    job: Job,
+    scratch: Path,
+    say: Callable[[str], None] = lambda _: None,
+    seconds: float = math.inf,
+    clock: Callable[[], float] = time.monotonic,
+) -> list[Figure]:
+    """Let the contenders of a job take turns. One that fails is out.
+
+    When so many seconds are over, the round that runs is the last one, unless fewer than `LEAST` counted. Garbage is
+    collected before each turn that counts, and what setting up has made is no garbage: it is not looked at again.
+    """
+    end = clock() + seconds
     figures = [Figure(job, contender) for contender in job.contenders]
     place = scratch / job.name
     shared = scratch / "shared"
     shared.mkdir(exist_ok=True)
     turns: dict[str, Iterator[Sequence[float]]] = {}
     with contextlib.ExitStack() as stack:
+        stack.callback(gc.unfreeze)
         for number, figure in enumerate(figures):
             own = place / str(number)
             own.mkdir(parents=True)
@@ -190,15 +253,35 @@ def measure(job: Job, scratch: Path, say: Callable[[str], None] = lambda _: None
             stack.callback(_guarded, figure, generator.close)  # type: ignore[attr-defined]
             turns[figure.contender.name] = generator
         for number in range(job.warm_up + job.rounds):
+            counts = number >= job.warm_up
+            if number >= job.warm_up + LEAST and clock() >= end:
+                break
+            if number == job.warm_up:
+                gc.collect()
+                gc.freeze()
             # Each time in another order, since a turn leaves its successor warm caches and pages to be written.
             for figure in random.Random(number).sample(figures, len(figures)):
                 if figure.error is not None:
                     continue
                 say(f"{job.name}: round {number + 1} of {job.warm_up + job.rounds}, {figure.contender.name}")
+                if counts:
+                    gc.collect()
                 samples = _guarded(figure, turns[figure.contender.name].__next__)
-                if samples is not None and number >= job.warm_up:
+                if samples is not None and counts:
                     figure.rounds.append([sample / UNITS[job.unit] for sample in samples])
     return figures
+
+
+def allowances(
+    weights: Sequence[float], seconds: float, clock: Callable[[], float] = time.monotonic
+) -> Iterator[float]:
+    """Yield how many seconds each job of a run may take, which begins with the first of them.
+
+    What one does not need, the later ones have.
+    """
+    end = clock() + seconds
+    for number, weight in enumerate(weights):
+        yield max(0.0, end - clock()) * weight / sum(weights[number:])
 
 
 def _guarded(figure: Figure, call: Callable[[], T]) -> T | None:

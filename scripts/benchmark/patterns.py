@@ -1,9 +1,4 @@
-"""The jobs of the family "patterns": libraries that are asked before each action, shared, saved and loaded.
-
-Patterns and questions have four context keys with one of 50 values each, and some of 200 tags, of which a question asks
-for three. "Skewed" draws them by Zipf's law, as real tags are: the second is half as common as the first, the third a
-third, and so on.
-"""
+"""The jobs of the family "patterns": libraries that are asked before each action, shared, saved and loaded."""
 
 from __future__ import annotations
 
@@ -11,27 +6,27 @@ import copy
 import functools
 import itertools
 import json
-import multiprocessing
-import os
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from attrs import evolve, frozen
+import reference
+from attrs import frozen
 from documents import pattern
-from harness import Contender, Goal, Job, Room, expect, timed, uncollected
+from harness import PACKAGE, Contender, Goal, Job, Role, Room, expect, timed, uncollected
+from situations import Situations, drawn
+from space import alone, on_linux, resident
 
 from empathy_kv import Pattern, PatternLibrary, PatternPersistence, connect
 from empathy_kv.kv.memory import MemoryKV
 from empathy_kv.matching import Question, scan
 from empathy_kv.store import Store
 
-OURS: Final = "empathy_kv"
+OURS: Final = PACKAGE
 SCAN: Final = "scan"
 BY_HAND: Final = "json by hand"
 OBJECTS: Final = "dict of objects"
@@ -45,6 +40,8 @@ class Size:
     """Patterns of the library that is asked, saved and loaded."""
     large: int
     """Patterns of the larger one, for what must not grow as a library does."""
+    smaller: Sequence[int]
+    """Patterns of those that are asked besides."""
     rounds: int
     turn: int
     """Questions in a round."""
@@ -55,9 +52,9 @@ class Size:
 
 
 SIZES: Final[Mapping[str, Size]] = {
-    "full": Size(library=100_000, large=1_000_000, rounds=15, turn=200, scans=3, repeats=5),
-    "quick": Size(library=10_000, large=100_000, rounds=10, turn=100, scans=5, repeats=3),
-    "tiny": Size(library=200, large=400, rounds=2, turn=5, scans=2, repeats=1),
+    "full": Size(100_000, 1_000_000, (1_000, 10_000), rounds=15, turn=200, scans=2, repeats=5),
+    "quick": Size(5_000, 20_000, (1_000,), rounds=5, turn=50, scans=2, repeats=3),
+    "tiny": Size(200, 400, (50,), rounds=2, turn=5, scans=2, repeats=1),
 }
 
 
@@ -80,50 +77,10 @@ def jobs(scale: str) -> list[Job]:
 # Libraries
 
 
-def _chooser(dice: random.Random, count: int, skewed: bool) -> Callable[[], int]:
-    weights = list(itertools.accumulate(1 / rank if skewed else 1.0 for rank in range(1, count + 1)))
-    return lambda: dice.choices(range(count), cum_weights=weights)[0]
-
-
-class Situations:
-    """Contexts and tags, one after the other."""
-
-    def __init__(self, seed: int, skewed: bool) -> None:
-        self.dice = random.Random(seed)
-        self._value = _chooser(self.dice, 50, skewed)
-        self._tag = _chooser(self.dice, 200, skewed)
-
-    def context(self) -> dict[str, Any]:
-        return {key: f"{key} {self._value()}" for key in ("task", "language", "framework", "domain")}
-
-    def tags(self, count: int) -> list[str]:
-        tags: dict[str, None] = {}
-        while len(tags) < count:
-            tags[f"tag {self._tag()}"] = None
-        return list(tags)
-
-    def question(self) -> dict[str, Any]:
-        return {**self.context(), "tags": self.tags(3)}
-
-
-def _patterns(count: int, skewed: bool) -> Iterator[Pattern]:
-    situations = Situations(1, skewed)
-    dice = situations.dice
-    for number in range(count):
-        made = pattern(number)
-        made.context = situations.context()
-        made.tags = situations.tags(dice.randint(1, 5))
-        made.usage_count = dice.randrange(30)
-        made.success_count = dice.randint(0, made.usage_count)
-        made.failure_count = made.usage_count - made.success_count
-        made.confidence = dice.random()
-        yield made
-
-
-@functools.lru_cache(maxsize=2)
+@functools.lru_cache(maxsize=4)
 def _library(count: int, skewed: bool) -> PatternLibrary:
     library = PatternLibrary()
-    patterns = _patterns(count, skewed)
+    patterns = drawn(count, skewed)
     while some := list(itertools.islice(patterns, 10_000)):
         library.contribute_patterns("agent", some)
     library.find_patterns({})  # What finds them is made now.
@@ -134,50 +91,47 @@ def _library(count: int, skewed: bool) -> PatternLibrary:
 
 
 def _find(name: str, title: str, size: Size, *, skewed: bool) -> Job:
-    at = f"of {size.library:,}"
-    ours = f"{OURS}, {at}"
-    return Job(
-        name,
-        title,
-        "us",
-        size.rounds,
-        [
-            Contender(
-                OURS,
-                partial(ask_turns, size.library, size.turn, skewed),
-                at,
-                [Goal(1 / 200, f"{SCAN}, {at}")],
-                f"{SCAN}, {at}",
-            ),
-            Contender(
-                OURS,
-                partial(slowest_turns, size.library, size.turn, skewed),
-                f"{at}, 99th percentile",
-                [Goal(5, ours)],
-                ours,
-            ),
-            Contender(
-                OURS, partial(ask_turns, size.large, size.turn, skewed), f"of {size.large:,}", [Goal(4, ours)], ours
-            ),
-            Contender(SCAN, partial(scan_turns, size, skewed), at, (), ours),
-        ],
-    )
+    ours = f"{OURS}, of {size.library:,}"
+    scanned = f"{SCAN}, of {size.library:,}"
+    goals: Mapping[int, Sequence[Goal]] = {size.library: [Goal(1 / 200, scanned)], size.large: [Goal(4, ours)]}
+    rows = [
+        _library_row(OURS, partial(ask_turns, size, skewed), count, goals=goals.get(count, ()))
+        for count in (*size.smaller, size.library, size.large)
+    ]
+    slowest = partial(slowest_turns, size, skewed)
+    rows.append(_library_row(OURS, slowest, size.library, ", 99th percentile", [Goal(5, ours)], "mark"))
+    for count in (*size.smaller, size.library):
+        rows.append(_library_row(SCAN, partial(scan_turns, size, skewed), count))
+        rows.append(_library_row(reference.SCAN, partial(query_turns, size, skewed), count))
+    return Job(name, title, "us", size.rounds, rows, weight=6)
 
 
-def ask_turns(count: int, turn: int, skewed: bool, _: Room) -> Iterator[Sequence[float]]:
+def _library_row(
+    store: str,
+    turns: Callable[[int, Room], Iterator[Sequence[float]]],
+    count: int,
+    way: str = "",
+    goals: Sequence[Goal] = (),
+    role: Role = "peer",
+) -> Contender:
+    """Return a row about a library of so many patterns, compared with others about as many."""
+    return Contender(store, partial(turns, count), f"of {count:,}{way}", goals, role=role, among=f"{count}")
+
+
+def ask_turns(size: Size, skewed: bool, count: int, _: Room) -> Iterator[Sequence[float]]:
     find = _library(count, skewed).find_patterns
     questions = Situations(2, skewed)
     while True:
-        yield timed(find, [(questions.question(),) for __ in range(turn)])
+        yield timed(find, [(questions.question(),) for __ in range(size.turn)])
 
 
-def slowest_turns(count: int, turn: int, skewed: bool, room: Room) -> Iterator[Sequence[float]]:
-    for samples in ask_turns(count, turn, skewed, room):
+def slowest_turns(size: Size, skewed: bool, count: int, room: Room) -> Iterator[Sequence[float]]:
+    for samples in ask_turns(size, skewed, count, room):
         yield [sorted(samples)[len(samples) * 99 // 100]]
 
 
-def scan_turns(size: Size, skewed: bool, _: Room) -> Iterator[Sequence[float]]:
-    library = _library(size.library, skewed)
+def scan_turns(size: Size, skewed: bool, count: int, _: Room) -> Iterator[Sequence[float]]:
+    library = _library(count, skewed)
     everything = list(library.patterns.values())
     questions = Situations(2, skewed)
     while True:
@@ -185,6 +139,17 @@ def scan_turns(size: Size, skewed: bool, _: Room) -> Iterator[Sequence[float]]:
         yield timed(scan, [(everything, Question(question, min_confidence=0.5)) for question in asked])
         answer = scan(everything, Question(asked[0], min_confidence=0.5))
         expect(answer == library.find_patterns(asked[0]), "answer as the index does")
+
+
+def query_turns(size: Size, skewed: bool, count: int, _: Room) -> Iterator[Sequence[float]]:
+    library = _library(count, skewed)
+    everything = list(library.patterns.values())
+    questions = Situations(2, skewed)
+    while True:
+        asked = [questions.question() for __ in range(size.turn)][: size.scans]
+        yield timed(reference.query, [(everything, question, 0.5, 10) for question in asked])
+        answer = reference.query(everything, asked[0], 0.5, 10)
+        expect(answer == [match.pattern.id for match in library.find_patterns(asked[0])], "answer as the index does")
 
 
 def _one(size: Size) -> Job:
@@ -210,8 +175,8 @@ def get_turns(
     size: Size, opened: Callable[[Path], PatternLibrary], max_staleness: float, room: Room
 ) -> Iterator[Sequence[float]]:
     library = opened(room.own)
-    ids = [made.id for made in _patterns(1000, skewed=False)]
-    library.contribute_patterns("agent", _patterns(1000, skewed=False))
+    ids = [made.id for made in drawn(1000, skewed=False)]
+    library.contribute_patterns("agent", drawn(1000, skewed=False))
     library.max_staleness = max_staleness
     library.find_patterns({})
     dice = random.Random(1)
@@ -220,7 +185,7 @@ def get_turns(
 
 
 def copied_turns(size: Size, _: Room) -> Iterator[Sequence[float]]:
-    held = {made.id: made for made in _patterns(1000, skewed=False)}
+    held = {made.id: made for made in drawn(1000, skewed=False)}
     dice = random.Random(1)
     while True:
         yield timed(
@@ -235,9 +200,9 @@ def _change(size: Size) -> Job:
     few, many = 100, size.library
     first = f"{OURS}, of {few:,}"
     rows = [
-        Contender(OURS, partial(change_turns, size, few), f"of {few:,}"),
-        Contender(OURS, partial(change_turns, size, many), f"of {many:,}", [Goal(2, first)], first),
-        Contender("load afresh", partial(afresh_turns, few), f"of {few:,}", (), first),
+        _library_row(OURS, partial(change_turns, size), few),
+        _library_row(OURS, partial(change_turns, size), many, goals=[Goal(2, first)]),
+        _library_row("load afresh", afresh_turns, few),
     ]
     return Job("change", "find_patterns after another worker's outcome", "us", size.rounds, rows)
 
@@ -245,7 +210,7 @@ def _change(size: Size) -> Job:
 def _two_workers(count: int) -> tuple[PatternLibrary, PatternLibrary, list[str]]:
     kv = MemoryKV()
     one, other = Store(kv).patterns, Store(kv).patterns
-    patterns = _patterns(count, skewed=False)
+    patterns = drawn(count, skewed=False)
     while some := list(itertools.islice(patterns, 10_000)):
         one.contribute_patterns("agent", some)
     other.find_patterns({"task": "task 1"}, limit=1)
@@ -277,64 +242,46 @@ def afresh_turns(count: int, _: Room) -> Iterator[Sequence[float]]:
 # Memory
 
 
-def _linux(rows: list[Contender]) -> list[Contender]:
-    if not Path("/proc/self/statm").exists():
-        return [evolve(row, missing="memory is measured on Linux only") for row in rows]
-    return rows
-
-
-def _alone(function: Callable[..., float], *arguments: Any) -> float:
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(function, *arguments).result()
-
-
-def _resident(peak: bool = False) -> float:
-    if peak:
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return next(float(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
-    return float(int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE"))
-
-
 def _index(size: Size) -> Job:
     goal = [Goal(2e-3 * size.library)]  # 2 kB a pattern
     rows = [
-        Contender(OURS, partial(alone_turns, index_growth, size.library), "the index", goal),
+        Contender(OURS, partial(alone_turns, index_growth, size.library), "the index", goal, among="index"),
         Contender(OURS, partial(alone_turns, library_growth, size.library), "the library with its index"),
         Contender(OBJECTS, partial(alone_turns, objects_growth, size.library)),
     ]
-    return Job("index", f"memory of {size.library:,} patterns", "MB", 1, _linux(rows), warm_up=0)
+    return Job("index", f"memory of {size.library:,} patterns", "MB", 1, on_linux(rows), warm_up=0)
 
 
 def alone_turns(function: Callable[[int], float], count: int, _: Room) -> Iterator[Sequence[float]]:
     while True:
-        yield [_alone(function, count)]
+        yield [alone(function, count)]
 
 
 def index_growth(count: int) -> float:
     """Return by how many bytes what finds the patterns lets this process grow."""
     library = PatternLibrary()
-    library.contribute_patterns("agent", _patterns(count, skewed=False))
-    before = _resident()
+    library.contribute_patterns("agent", drawn(count, skewed=False))
+    before = resident()
     library.find_patterns({"task": "task 1"})
-    return max(1.0, _resident() - before)
+    return max(1.0, resident() - before)
 
 
 def library_growth(count: int) -> float:
     """Return by how many bytes a library lets this process grow."""
-    before = _resident()
+    before = resident()
     library = PatternLibrary()
-    patterns = _patterns(count, skewed=False)
+    patterns = drawn(count, skewed=False)
     while some := list(itertools.islice(patterns, 1000)):
         library.contribute_patterns("agent", some)
     library.find_patterns({"task": "task 1"})
-    return max(1.0, _resident() - before)
+    return max(1.0, resident() - before)
 
 
 def objects_growth(count: int) -> float:
     """Return by how many bytes so many patterns as objects let this process grow."""
-    before = _resident()
-    held = {made.id: made for made in _patterns(count, skewed=False)}
-    grown = _resident() - before
+    before = resident()
+    held = {made.id: made for made in drawn(count, skewed=False)}
+    grown = resident() - before
     expect(held, "hold anything")
     return max(1.0, grown)
 
@@ -345,7 +292,7 @@ def objects_growth(count: int) -> float:
 @functools.cache
 def _saved(count: int) -> tuple[PatternLibrary, dict[str, Pattern]]:
     library = PatternLibrary()
-    held = {made.id: made for made in _patterns(count, skewed=False)}
+    held = {made.id: made for made in drawn(count, skewed=False)}
     library.contribute_patterns("agent", held.values())
     return library, held
 
@@ -435,25 +382,25 @@ def load_by_hand(path: Path) -> tuple[dict[str, Pattern], dict[str, list[str]]]:
 def _peak(size: Size) -> Job:
     library = f"{OURS}, the library"
     rows = [
-        Contender(OURS, partial(loading_turns, size, False), "the library"),
+        Contender(OURS, partial(loading_turns, size, False), "the library", among="library"),
         Contender(OURS, partial(loading_turns, size, True), "the most while loading", [Goal(1.3, library)], library),
         Contender(BY_HAND, partial(hand_loading_turns, size), "the most while loading", (), library),
     ]
-    return Job("peak", f"memory of loading {size.library:,} patterns", "MB", 1, _linux(rows), warm_up=0)
+    return Job("peak", f"memory of loading {size.library:,} patterns", "MB", 1, on_linux(rows), warm_up=0)
 
 
 def loading_turns(size: Size, peak: bool, room: Room) -> Iterator[Sequence[float]]:
     path = room.own / "patterns.json"
     PatternPersistence.save_to_json(_saved(size.library)[0], path)
     while True:
-        yield [_alone(loading_growth, path, peak)]
+        yield [alone(loading_growth, path, peak)]
 
 
 def loading_growth(path: Path, peak: bool) -> float:
     """Return by how many bytes loading lets this process grow, at its end or at the most."""
-    before = _resident()
+    before = resident()
     library = PatternPersistence.load_from_json(path)
-    grown = _resident(peak) - before
+    grown = resident(peak) - before
     expect(len(library.patterns), "load anything")
     return max(1.0, grown)
 
@@ -462,11 +409,11 @@ def hand_loading_turns(size: Size, room: Room) -> Iterator[Sequence[float]]:
     path = room.own / "patterns.json"
     save_by_hand(_saved(size.library)[1], path)
     while True:
-        yield [_alone(hand_loading_growth, path)]
+        yield [alone(hand_loading_growth, path)]
 
 
 def hand_loading_growth(path: Path) -> float:
     """Return by how many bytes loading by hand lets this process grow at the most."""
-    before = _resident()
+    before = resident()
     load_by_hand(path)
-    return max(1.0, _resident(peak=True) - before)
+    return max(1.0, resident(peak=True) - before)

@@ -1,41 +1,42 @@
 """The jobs of the family "redis": a server on this machine, beside redis-py of the same version on the same server.
 
-A function that is called `..._turns` is what `Contender.turns` says, once the size is given.
+A function that is called `..._turns` is what `Contender.turns` says, once the size is given. All contenders of a job
+use one server, each a prefix of its own.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
+import itertools
 import random
-import shutil
-import socket
-import subprocess
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 import redis
 import redis.asyncio
-from attrs import frozen
+from attrs import evolve, frozen
+from counting import counted_turns, counting_row
 from documents import encode, pattern
-from harness import Contender, Goal, Job, Room, expect, timed, uncollected
+from harness import PACKAGE, RATE, SERVER, Contender, Goal, Job, Role, Room, expect, timed, uncollected
+from peers import recording, server
+from peers.server import Socket
+from peers.shape import Peer, Recorder
+from served import binary, on_server, running
+from storing import Turns, delete_turns, documents, get_turns, list_turns, opened, process_rows, put_turns, row
 
 import empathy_kv
 from empathy_kv import CollaborationState, Pattern
 
-OURS: Final = "empathy_kv"
 BARE: Final = "redis-py"
 BARE_ASYNC: Final = "redis.asyncio"
+SOCKET: Final = "socket + hiredis"
 
 DOCUMENTS: Final = 1000
 TASKS: Final = 50
-PLACES: Final = (os.environ.get("PATH", ""), str(Path(__file__).parents[2] / ".venv-test" / "bin"))
-"""Where a server is looked for: `scripts/test` leaves one in the second."""
 
 
 @frozen
@@ -49,134 +50,123 @@ class Size:
     """The same of those that take a thousand documents."""
     each: int
     """Calls of a task."""
+    seconds: float
+    """For how long processes write side by side."""
+    held: int
+    """Documents that are held while the memory of the server is watched."""
+    repeats: int
+    """Rounds of what takes long."""
+    keys: int = 1_000
 
 
 SIZES: Final[Mapping[str, Size]] = {
-    "full": Size(rounds=40, turn=300, bulks=5, each=40),
-    "quick": Size(rounds=20, turn=150, bulks=3, each=20),
-    "tiny": Size(rounds=2, turn=3, bulks=1, each=2),
+    "full": Size(rounds=40, turn=200, bulks=5, each=40, seconds=0.4, held=20_000, repeats=3),
+    "quick": Size(rounds=10, turn=100, bulks=3, each=20, seconds=0.1, held=2_000, repeats=3),
+    "tiny": Size(rounds=2, turn=3, bulks=1, each=2, seconds=0.02, held=50, repeats=1, keys=20),
 }
+RECORDED: Final = "MULTI of 6"
+"""What recording an interaction takes with redis-py: it may count twice what a lost reply leaves in doubt."""
 
 
 def jobs(scale: str) -> list[Job]:
     """Return the jobs of this family."""
     size = SIZES[scale]
-    return [
-        _job("get", "get, object out", size, size.turn, get_turns, bare_get_turns, "GET of the bytes", 0.8),
-        _job("load", "load_state", size, size.turn, load_turns, bare_get_turns, "GET of the bytes", 0.8),
-        _job("record", "record_interaction", size, size.turn, record_turns, bare_multi_turns, "MULTI of 6", 0.6),
-        _job(
-            "bulk", "1,000 documents", size, size.bulks, bulk_turns, bare_bulk_turns, "MGET + msgspec", 1.1, unit="ms"
-        ),
-        _job("tasks", f"get by {TASKS} tasks", size, size.each, task_turns, bare_task_turns, "GET", 1 / 3, BARE_ASYNC),
-        _job("users", "get_user_stats", size, size.turn, user_turns, bare_get_turns, "GET of the bytes", None),
-        _job("global", "get_global_stats", size, size.bulks, global_turns, bare_shards_turns, "64 HGETALL", None),
+    of_bytes = _row(BARE, get_bytes_turns, size.turn, "GET of the bytes", role="mark")
+    at_most = (Goal(0.8, of_bytes.name),)
+    load = [
+        _row(PACKAGE, load_turns, size.turn, goals=at_most),
+        of_bytes,
+        _row(SOCKET, socket_get_turns, size.turn, "GET of the bytes", role="floor"),
     ]
-
-
-def _job(
-    name: str,
-    title: str,
-    size: Size,
-    turn: int,
-    ours: Callable[[int, str], Iterator[Sequence[float]]],
-    bare: Callable[[int, str], Iterator[Sequence[float]]],
-    way: str,
-    limit: float | None,
-    store: str = BARE,
-    unit: str = "us",
-) -> Job:
-    other = f"{store}, {way}"
-    goals = () if limit is None else (Goal(limit, other),)
-    missing = None if _binary() is not None else "no redis-server or valkey-server in PATH"
-    rows = [
-        Contender(OURS, partial(_served, ours, turn), "", goals, other, missing),
-        Contender(store, partial(_served, bare, turn), way, missing=missing),
+    record = [
+        _row(PACKAGE, record_turns, size.turn, goals=[Goal(0.6, f"{BARE}, {RECORDED}")]),
+        _row(BARE, multi_turns, size.turn, RECORDED),
+        _row(SOCKET, socket_multi_turns, size.turn, RECORDED, role="floor"),
     ]
-    return Job(name, f"{title}, on a server", unit, size.rounds, rows)
-
-
-def _binary() -> str | None:
-    return next(
-        (
-            found
-            for place in PLACES
-            for name in ("redis-server", "valkey-server")
-            if (found := shutil.which(name, path=place)) is not None
-        ),
-        None,
+    bulk = [
+        _row(PACKAGE, bulk_turns, size.bulks, goals=[Goal(1.1, f"{BARE}, MGET + msgspec")]),
+        _row(BARE, bare_bulk_turns, size.bulks, "MGET + msgspec"),
+    ]
+    tasks = [
+        _row(PACKAGE, task_turns, size.each, goals=[Goal(1 / 3, BARE_ASYNC)]),
+        _row(BARE_ASYNC, bare_task_turns, size.each),
+    ]
+    users = [_row(PACKAGE, user_turns, size.turn), of_bytes]
+    everyone = [_row(PACKAGE, global_turns, size.bulks), _row(BARE, bare_shards_turns, size.bulks, "64 HGETALL")]
+    counters = (recording.SERVER_INCR, recording.REDIS_PY_INCR, recording.SOCKET_INCR)
+    writers = process_rows(
+        (server.OURS, server.REDIS_PY, server.BARE), on_server, size.seconds, apart=False, least=None
     )
+    singly: Sequence[tuple[str, str, str, Callable[[Peer], Callable[[str], Turns]]]] = (
+        ("put", "put, a new key", "us", lambda peer: partial(put_turns, peer, size.turn)),
+        ("get", "get, object out", "us", lambda peer: partial(get_turns, peer, size.keys, size.turn, False)),
+        ("delete", "delete", "us", lambda peer: partial(delete_turns, peer, size.turn)),
+        ("list", f"list {size.keys:,}", "ms", lambda peer: partial(list_turns, peer, size.keys, False)),
+    )
+    made = [
+        Job(
+            name,
+            f"{title}, on a server",
+            unit,
+            min(size.rounds, 10) if unit == "ms" else size.rounds,
+            [
+                *(row(peer, on_server, turns(peer), goals=at_most if name == "get" else ()) for peer in server.EVERY),
+                *([of_bytes] if name == "get" else []),
+            ],
+        )
+        for name, title, unit, turns in singly
+    ]
+    made += [
+        Job("count", "count, on a server", "us", size.rounds, _counting(counters, size.turn)),
+        Job("load", "load_state, on a server", "us", size.rounds, load),
+        Job("record", "record_interaction, on a server", "us", size.rounds, record),
+        Job("bulk", "1,000 documents by one call, on a server", "ms", size.rounds, bulk),
+        Job("tasks", f"get by {TASKS} tasks at once, on a server", "us", size.rounds, tasks),
+        Job("users", "get_user_stats, on a server", "us", size.rounds, users),
+        Job("global", "get_global_stats, on a server", "us", size.rounds, everyone),
+        Job("processes", "put, by several processes, on a server", RATE, size.repeats, writers, warm_up=0),
+        Job(
+            "space",
+            f"memory of the server a document, of {size.held:,}",
+            "bytes",
+            1,
+            [_space_row(peer, size.held) for peer in server.EVERY if peer.role != "floor"],
+            warm_up=0,
+        ),
+    ]
+    missing = None if binary() is not None else "no redis-server or valkey-server in PATH"
+    return [
+        evolve(job, contenders=[evolve(each, missing=each.missing or missing) for each in job.contenders])
+        for job in made
+    ]
 
 
-def _served(turns: Callable[[int, str], Iterator[Sequence[float]]], turn: int, room: Room) -> Iterator[Sequence[float]]:
-    with _server(room.shared) as url:
-        yield from turns(turn, url)
+def _row(
+    store: str,
+    turns: Callable[[int, str], Turns],
+    turn: int,
+    way: str = "",
+    goals: Sequence[Goal] = (),
+    role: Role = "peer",
+) -> Contender:
+    return Contender(store, partial(on_server, partial(turns, turn)), way, goals, role=role, survives=SERVER)
 
 
-_used = [0]
-
-
-@contextlib.contextmanager
-def _server(place: Path) -> Iterator[str]:
-    """Give the URL of a server that all contenders share, and that ends with the last of them."""
-    path = place / "redis.port"
-    if not _used[0]:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
-        binary = _binary()
-        if binary is None:
-            raise RuntimeError("there is no server")
-        options = ("--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", str(place))
-        process = subprocess.Popen([binary, *options], stdout=subprocess.DEVNULL)
-        path.write_text(str(port))
-        _processes.append(process)
-    _used[0] += 1
-    try:
-        url = f"redis://127.0.0.1:{path.read_text()}/0"
-        deadline = time.monotonic() + 30
-        with redis.Redis.from_url(url) as client:
-            while True:
-                try:
-                    client.ping()
-                except redis.exceptions.ConnectionError:
-                    if time.monotonic() > deadline:
-                        raise
-                else:
-                    break
-        yield url
-    finally:
-        _used[0] -= 1
-        if not _used[0]:
-            process = _processes.pop()
-            process.terminate()
-            process.wait()
-            path.unlink()
-
-
-_processes: list[subprocess.Popen[bytes]] = []
+def _counting(ways: Sequence[Recorder], turn: int) -> list[Contender]:
+    return [counting_row(each, on_server, partial(counted_turns, each, turn)) for each in ways]
 
 
 # One at a time
 
 
-def get_turns(turn: int, url: str) -> Iterator[Sequence[float]]:
-    with empathy_kv.connect(url) as store:
-        patterns = store.collection("patterns", Pattern)
-        patterns.put_many({str(number): pattern(number) for number in range(DOCUMENTS)})
-        dice = random.Random(1)
-        while True:
-            yield timed(patterns.get, [(str(dice.randrange(DOCUMENTS)),) for _ in range(turn)])
-            expect(patterns.get("7") == pattern(7), "return what was put")
-
-
-def load_turns(turn: int, url: str) -> Iterator[Sequence[float]]:
+def load_turns(turn: int, url: str) -> Turns:
     with empathy_kv.connect(url) as store:
         store.states.save_state("user", CollaborationState())
         while True:
             yield timed(store.states.load_state, [("user",)] * turn)
 
 
-def bare_get_turns(turn: int, url: str) -> Iterator[Sequence[float]]:
+def get_bytes_turns(turn: int, url: str) -> Turns:
     with redis.Redis.from_url(url) as client:
         client.mset({f"document:{number}": encode(pattern(number)) for number in range(DOCUMENTS)})
         dice = random.Random(1)
@@ -184,7 +174,7 @@ def bare_get_turns(turn: int, url: str) -> Iterator[Sequence[float]]:
             yield timed(client.get, [(f"document:{dice.randrange(DOCUMENTS)}",) for _ in range(turn)])
 
 
-def record_turns(turn: int, url: str) -> Iterator[Sequence[float]]:
+def record_turns(turn: int, url: str) -> Turns:
     with empathy_kv.connect(url) as store:
         recorded = 0
         while True:
@@ -195,7 +185,7 @@ def record_turns(turn: int, url: str) -> Iterator[Sequence[float]]:
             expect(store.metrics.get_global_stats()["total_interactions"] == recorded, "count each once")
 
 
-def bare_multi_turns(turn: int, url: str) -> Iterator[Sequence[float]]:
+def multi_turns(turn: int, url: str) -> Turns:
     with redis.Redis.from_url(url) as client:
 
         def record(number: int) -> None:
@@ -214,7 +204,39 @@ def bare_multi_turns(turn: int, url: str) -> Iterator[Sequence[float]]:
             number += turn
 
 
-def bulk_turns(turn: int, url: str) -> Iterator[Sequence[float]]:
+def socket_get_turns(turn: int, url: str) -> Turns:
+    with contextlib.closing(Socket(url)) as talk:
+        for number in range(DOCUMENTS):
+            talk.call("SET", f"bare:{number}", encode(pattern(number)))
+        dice = random.Random(1)
+        while True:
+            yield timed(talk.call, [("GET", f"bare:{dice.randrange(DOCUMENTS)}") for _ in range(turn)])
+
+
+def socket_multi_turns(turn: int, url: str) -> Turns:
+    with contextlib.closing(Socket(url)) as talk:
+
+        def record(number: int) -> None:
+            talk.calls(
+                [
+                    ("MULTI",),
+                    ("HINCRBY", "socket:user", "count", 1),
+                    ("HINCRBY", "socket:user", "time", 12500),
+                    ("HINCRBY", "socket:total", "count", 1),
+                    ("ZADD", "socket:first", "LT", number, "user"),
+                    ("ZADD", "socket:last", "GT", number, "user"),
+                    ("ZADD", "socket:recent", number, f"entry{number}"),
+                    ("EXEC",),
+                ]
+            )
+
+        number = 0
+        while True:
+            yield timed(record, [(number + i,) for i in range(turn)])
+            number += turn
+
+
+def bulk_turns(turn: int, url: str) -> Turns:
     with empathy_kv.connect(url) as store:
         patterns = store.collection("patterns", Pattern)
         patterns.put_many({str(number): pattern(number) for number in range(DOCUMENTS)})
@@ -224,7 +246,7 @@ def bulk_turns(turn: int, url: str) -> Iterator[Sequence[float]]:
             expect(len(patterns.get_many(ids)) == DOCUMENTS, "return all of them")
 
 
-def bare_bulk_turns(turn: int, url: str) -> Iterator[Sequence[float]]:
+def bare_bulk_turns(turn: int, url: str) -> Turns:
     with redis.Redis.from_url(url) as client:
         names = [f"document:{number}" for number in range(DOCUMENTS)]
         client.mset({name: encode(pattern(number)) for number, name in enumerate(names)})
@@ -232,13 +254,13 @@ def bare_bulk_turns(turn: int, url: str) -> Iterator[Sequence[float]]:
 
         def read() -> dict[str, Any]:
             values = client.mget(names)
-            return {name: decode(value) for name, value in zip(names, values, strict=True)}  # type: ignore[arg-type]
+            return {name: decode(value) for name, value in zip(names, values, strict=True)}
 
         while True:
             yield timed(read, [()] * turn)
 
 
-def user_turns(turn: int, url: str) -> Iterator[Sequence[float]]:
+def user_turns(turn: int, url: str) -> Turns:
     with empathy_kv.connect(url) as store:
         for number in range(100):
             store.metrics.record_interaction("counted", 1 + number % 5, True, float(number))
@@ -246,7 +268,7 @@ def user_turns(turn: int, url: str) -> Iterator[Sequence[float]]:
             yield timed(store.metrics.get_user_stats, [("counted",)] * turn)
 
 
-def global_turns(turn: int, url: str) -> Iterator[Sequence[float]]:
+def global_turns(turn: int, url: str) -> Turns:
     with empathy_kv.connect(url) as store:
         for number in range(200):
             store.metrics.record_interaction(f"user{number}", 1 + number % 5, True, float(number))
@@ -254,12 +276,12 @@ def global_turns(turn: int, url: str) -> Iterator[Sequence[float]]:
             yield timed(store.metrics.get_global_stats, [()] * turn)
 
 
-def bare_shards_turns(turn: int, url: str) -> Iterator[Sequence[float]]:
+def bare_shards_turns(turn: int, url: str) -> Turns:
     with redis.Redis.from_url(url) as client:
         for number in range(64):
             client.hset(f"bare:shard{number}", mapping={str(field): field for field in range(10)})
 
-        def read() -> list[Any]:
+        def read() -> Any:
             pipeline = client.pipeline(transaction=False)
             for number in range(64):
                 pipeline.hgetall(f"bare:shard{number}")
@@ -272,7 +294,7 @@ def bare_shards_turns(turn: int, url: str) -> Iterator[Sequence[float]]:
 # Many at once
 
 
-def task_turns(turn: int, url: str) -> Iterator[Sequence[float]]:
+def task_turns(turn: int, url: str) -> Turns:
     with asyncio.Runner() as runner:
         store = runner.run(empathy_kv.connect_async(url))
         try:
@@ -284,15 +306,20 @@ def task_turns(turn: int, url: str) -> Iterator[Sequence[float]]:
             runner.run(store.close())
 
 
-def bare_task_turns(turn: int, url: str) -> Iterator[Sequence[float]]:
+def bare_task_turns(turn: int, url: str) -> Turns:
     with asyncio.Runner() as runner:
         client = redis.asyncio.Redis.from_url(url)
         try:
-            runner.run(client.mset({f"document:{number}": encode(pattern(number)) for number in range(DOCUMENTS)}))
+            made = {f"document:{number}": encode(pattern(number)) for number in range(DOCUMENTS)}
+            runner.run(_set(client, made))
             while True:
                 yield [runner.run(_at_once(client.get, "document:{}".format, turn))]
         finally:
             runner.run(client.aclose())
+
+
+async def _set(client: redis.asyncio.Redis, documents: Mapping[str, bytes]) -> None:
+    await client.mset(documents)
 
 
 async def _at_once(get: Callable[[str], Awaitable[object]], name: Callable[[int], str], each: int) -> float:
@@ -306,3 +333,26 @@ async def _at_once(get: Callable[[str], Awaitable[object]], name: Callable[[int]
         start = time.perf_counter()
         await asyncio.gather(*(task(first) for first in range(TASKS)))
         return (time.perf_counter() - start) / (TASKS * each)
+
+
+# Memory
+
+
+def _space_row(peer: Peer, count: int) -> Contender:
+    return Contender(
+        peer.name, partial(space_turns, peer, count), missing=peer.missing, role=peer.role, survives=SERVER
+    )
+
+
+def space_turns(peer: Peer, count: int, room: Room) -> Turns:
+    # Others who are measured at the same time would be counted too; a job has one turn after the other.
+    with running(room.shared) as url, redis.Redis.from_url(url) as client, opened(peer, url) as store:
+        for first in itertools.count(step=count):
+            before = _used_memory(client)
+            store.fill(dict(documents(peer, range(first, first + count))))
+            yield [(_used_memory(client) - before) / count]
+
+
+def _used_memory(client: redis.Redis) -> int:
+    about: Any = client.info("memory")
+    return int(about["used_memory"])

@@ -2,61 +2,13 @@
 
 from __future__ import annotations
 
-import dbm
-import os
-import platform
-import shelve
-import sqlite3
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from importlib import metadata
-from pathlib import Path
 from typing import Any, Final
 
-from harness import Figure, Goal
+from harness import RATE, Figure, Goal
 
-HEAD: Final = ("job", "store", "median", "best", "p99", "unit", "spread", "ratio", "goal")
-NUMBERS: Final = ("median", "best", "p99", "spread")
-
-
-def machine(directory: Path) -> dict[str, Any]:
-    """Return what figures depend on beside the code of this package."""
-    versions = {
-        name: _version(name) for name in ("diskcache", "lmdb", "sqlitedict", "cattrs", "msgspec", "redis", "hiredis")
-    }
-    with tempfile.TemporaryDirectory(dir=directory) as place:
-        shelve.open(f"{place}/shelf").close()
-        database = dbm.whichdb(f"{place}/shelf")
-    return {
-        "system": platform.platform(terse=True),
-        "cores": os.cpu_count(),
-        "load": round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else "unknown",
-        "file system": _filesystem(directory),
-        "python": platform.python_version(),
-        **{name: version for name, version in versions.items() if version is not None},
-        "sqlite": sqlite3.sqlite_version,
-        "shelve": database,
-    }
-
-
-def _version(distribution: str) -> str | None:
-    try:
-        return metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def _filesystem(directory: Path) -> str:
-    """Return the kind of file system that a directory is on, as far as Linux tells."""
-    mounts = Path("/proc/self/mounts")
-    if not mounts.exists():
-        return "unknown"
-    kinds = {}
-    for line in mounts.read_text().splitlines():
-        _, point, kind, *_ = line.split(" ")
-        kinds[Path(point)] = kind
-    place = directory.resolve()
-    return next((kinds[parent] for parent in (place, *place.parents) if parent in kinds), "unknown")
+HEAD: Final = ("job", "store", "survives", "median", "p99", "unit", "spread", "x best peer", "x floor", "goal")
+NUMBERS: Final = ("median", "p99", "spread", "x best peer", "x floor")
 
 
 def plain(figures: Iterable[Figure]) -> list[dict[str, Any]]:
@@ -74,10 +26,15 @@ def _plain(figure: Figure, job: Mapping[str, Figure]) -> dict[str, Any]:
         "title": figure.job.title,
         "store": contender.store,
         "way": contender.way,
+        "role": "ours" if contender.ours else contender.role,
+        "survives": None if contender.survives is None else contender.survives.text,
         "unit": figure.job.unit,
     }
     if figure.error is not None:
         return {**item, "error": figure.error}
+    peer, floor = best_peer(figure, job), lowest_floor(figure, job)
+    if contender.ours and contender.role == "mark":
+        peer = floor = None
     return {
         **item,
         "median": figure.median,
@@ -86,10 +43,57 @@ def _plain(figure: Figure, job: Mapping[str, Figure]) -> dict[str, Any]:
         "spread": figure.spread,
         "samples": sum(map(len, figure.rounds)),
         "medians": figure.medians,
-        "ratio": _ratio(figure, contender.beside, job),
+        "best_peer": None if peer is None else peer.contender.name,
+        "to_best_peer": None if peer is None else figure.ratio(peer),
+        "floor": None if floor is None else floor.contender.name,
+        "to_floor": None if floor is None else figure.ratio(floor),
         "beside": contender.beside,
+        "ratio": _ratio(figure, contender.beside, job),
         "goals": [_judged(goal, figure, job) for goal in contender.goals],
     }
+
+
+def best_peer(figure: Figure, job: Mapping[str, Figure]) -> Figure | None:
+    """Return the fastest of those that one would use instead, None if there is none.
+
+    It does the same work, and what it wrote survives at least what a write of this package's own row in that work does:
+    of several rows, of the one that promises least.
+    """
+    among = [other for other in job.values() if other.contender.among == figure.contender.among]
+    promised = [0 if other.contender.survives is None else other.contender.survives.rank for other in _ours(among)]
+    least = min(promised, default=0)
+    rivals = [
+        other
+        for other in among
+        if not other.contender.ours
+        and other.contender.role == "peer"
+        and other.error is None
+        and (other.contender.survives is None or other.contender.survives.rank >= least)
+    ]
+    return _fastest(rivals)
+
+
+def lowest_floor(figure: Figure, job: Mapping[str, Figure]) -> Figure | None:
+    """Return the floor of the same work, None if none was measured."""
+    return _fastest(
+        [
+            other
+            for other in job.values()
+            if other.contender.role == "floor"
+            and other.contender.among == figure.contender.among
+            and other.error is None
+        ]
+    )
+
+
+def _ours(figures: Iterable[Figure]) -> list[Figure]:
+    return [figure for figure in figures if figure.contender.ours]
+
+
+def _fastest(figures: Sequence[Figure]) -> Figure | None:
+    if not figures:
+        return None
+    return (max if figures[0].job.unit == RATE else min)(figures, key=lambda figure: figure.median)
 
 
 def _ratio(figure: Figure, beside: str | None, job: Mapping[str, Figure]) -> float | None:
@@ -111,48 +115,59 @@ def _judged(goal: Goal, figure: Figure, job: Mapping[str, Figure]) -> dict[str, 
 
 def table(items: Iterable[Mapping[str, Any]]) -> str:
     """Return what `plain` gives as a Markdown table."""
-    rows: list[Sequence[str]] = [HEAD]
+    rows: list[Sequence[str]] = []
     last = None
     for item in items:
-        name = f"{item['store']}, {item['way']}" if item["way"] else item["store"]
-        begin = (item["title"] if item["job"] != last else "", name)
+        begin = (item["title"] if item["job"] != last else "", named(item), item["survives"] or "")
         last = item["job"]
         if "error" in item:
-            rows.append((*begin, "failed", "", "", "", "", "", item["error"]))
+            rows.append((*begin, "failed", *[""] * (len(HEAD) - len(begin) - 2), item["error"]))
             continue
         rows.append(
             (
                 *begin,
-                _number(item["median"]),
-                _number(item["best"]),
-                "" if item["p99"] is None else _number(item["p99"]),
+                number(item["median"]),
+                "" if item["p99"] is None else number(item["p99"]),
                 item["unit"],
                 "" if item["spread"] is None else f"{item['spread']:.0%}",
-                "" if item["ratio"] is None else f"{item['ratio']:.2f} x {_other(item, item['beside'])}",
-                "; ".join(_verdict(item, goal) for goal in item["goals"]),
+                "" if item["to_best_peer"] is None else number(item["to_best_peer"]),
+                "" if item["to_floor"] is None else number(item["to_floor"]),
+                "; ".join(_remarks(item)),
             )
         )
-    cells = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows]
+    return markdown(HEAD, rows, NUMBERS)
+
+
+def named(item: Mapping[str, Any]) -> str:
+    """Return how a row is called."""
+    return f"{item['store']}, {item['way']}" if item["way"] else str(item["store"])
+
+
+def markdown(head: Sequence[str], rows: Iterable[Sequence[str]], numbers: Sequence[str]) -> str:
+    """Return a table, with columns of numbers at the right."""
+    cells = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in (head, *rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     cells.insert(
-        1, [f"{'-' * (width - 1)}{':' if name in NUMBERS else '-'}" for name, width in zip(HEAD, widths, strict=True)]
+        1, [f"{'-' * (width - 1)}{':' if name in numbers else '-'}" for name, width in zip(head, widths, strict=True)]
     )
     return "\n".join(
         "| "
         + " | ".join(
-            cell.rjust(width) if name in NUMBERS else cell.ljust(width)
-            for name, cell, width in zip(HEAD, row, widths, strict=True)
+            cell.rjust(width) if name in numbers else cell.ljust(width)
+            for name, cell, width in zip(head, row, widths, strict=True)
         )
         + " |"
         for row in cells
     )
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
     """Return a number with the three digits that count."""
     if abs(value) >= 100:
         return f"{value:,.0f}"
-    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+    if abs(value) >= 10:
+        return f"{value:.1f}"
+    return f"{value:.2f}" if abs(value) >= 0.1 else f"{value:.2g}"
 
 
 def _other(item: Mapping[str, Any], name: str) -> str:
@@ -160,9 +175,17 @@ def _other(item: Mapping[str, Any], name: str) -> str:
     return name.removeprefix(f"{item['store']}, ")
 
 
+def _remarks(item: Mapping[str, Any]) -> Iterable[str]:
+    beside = item["beside"]
+    if item["ratio"] is not None and all(goal["of"] != beside for goal in item["goals"]):
+        yield f"{number(item['ratio'])} x {_other(item, beside)}"
+    for goal in item["goals"]:
+        yield _verdict(item, goal)
+
+
 def _verdict(item: Mapping[str, Any], goal: Mapping[str, Any]) -> str:
     unit = item["unit"] if goal["of"] is None else f"x {_other(item, goal['of'])}"
     wanted = f"{'>=' if goal['reach'] else '<='} {goal['limit']:.3g} {unit}"
     if goal["met"] is None:
         return f"{wanted}: not measured"
-    return f"{wanted}: {'met' if goal['met'] else 'NOT MET'} ({_number(goal['value'])})"
+    return f"{wanted}: {'met' if goal['met'] else 'NOT MET'} ({number(goal['value'])})"

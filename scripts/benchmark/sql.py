@@ -14,7 +14,7 @@ from typing import Any, Final, Literal
 
 from attrs import frozen
 from documents import pattern
-from harness import Contender, Goal, Job, Room, expect, timed
+from harness import POWER, PREFIX, Contender, Goal, Job, Room, expect, timed
 from peers import OURS
 
 from empathy_kv.metrics import MetricsCollector
@@ -61,17 +61,24 @@ def jobs(scale: str) -> list[Job]:
         "us",
         size.rounds,
         [
-            Contender(BY_CALL, partial(_by_call_turns, size, FULL), "FULL"),
-            Contender(BY_CALL, partial(_by_call_turns, size, NORMAL), "WAL NORMAL"),
+            Contender(BY_CALL, partial(_by_call_turns, size, FULL), "FULL", survives=POWER, among="fsync"),
+            Contender(BY_CALL, partial(_by_call_turns, size, NORMAL), "WAL NORMAL", survives=PREFIX, among="os"),
             Contender(
                 OURS.name,
                 partial(_record_turns, "os", size),
                 'durability "os"',
                 goals=[Goal(1 / 20, f"{BY_CALL}, FULL"), Goal(1 / 20, f"{BY_CALL}, WAL NORMAL")],
                 beside=f"{BY_CALL}, WAL NORMAL",
+                survives=PREFIX,
+                among="os",
             ),
             Contender(
-                OURS.name, partial(_record_turns, "fsync", size), 'durability "fsync"', beside=f"{BY_CALL}, FULL"
+                OURS.name,
+                partial(_record_turns, "fsync", size),
+                'durability "fsync"',
+                beside=f"{BY_CALL}, FULL",
+                survives=POWER,
+                among="fsync",
             ),
         ],
     )
@@ -93,14 +100,15 @@ def jobs(scale: str) -> list[Job]:
             "us",
             size.rounds,
             [
-                Contender(BY_CALL, partial(_figure_by_call_turns, name, size.many), many),
-                Contender(OURS.name, partial(_figure_turns, name, size.few, size.turn), few),
+                Contender(BY_CALL, partial(_figure_by_call_turns, name, size.many), many, among=many),
+                Contender(OURS.name, partial(_figure_turns, name, size.few, size.turn), few, among=few),
                 Contender(
                     OURS.name,
                     partial(_figure_turns, name, size.many, size.turn),
                     many,
                     goals=[Goal(2, f"{OURS.name}, {few}")],
                     beside=f"{OURS.name}, {few}",
+                    among=many,
                 ),
             ],
         )

@@ -1,0 +1,221 @@
+"""What every store of documents does, wherever it keeps them: put, get, delete, list, by one process or several.
+
+A function that is called `..._turns` yields the samples of one turn after the other of a store that it opens at a
+place. A `Home` gives it the place: a directory, or the URL of a server.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import itertools
+import multiprocessing
+import random
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing.synchronize import Barrier
+from pathlib import Path
+from typing import Any, Final
+
+from documents import pattern
+from harness import Contender, Goal, Room, expect, uncollected
+from peers.shape import Documents, Peer
+
+Turns = Iterator[Sequence[float]]
+Home = Callable[[Callable[[str], Turns], Room], Turns]
+
+
+def on_disk(turns: Callable[[str], Turns], room: Room) -> Turns:
+    """Let a store take turns in a directory of its own."""
+    yield from turns(str(room.own))
+
+
+def row(
+    peer: Peer,
+    home: Home,
+    turns: Callable[[str], Turns],
+    way: str = "",
+    goals: Sequence[Goal] = (),
+    beside: str | None = None,
+    among: str = "",
+) -> Contender:
+    """Return the row of a store in a job. Goals apply to this package with its own classes."""
+    return Contender(
+        peer.name,
+        partial(home, turns),
+        way,
+        goals if peer.ours else (),
+        beside,
+        peer.missing,
+        peer.role,
+        peer.survives,
+        among,
+    )
+
+
+@contextlib.contextmanager
+def opened(peer: Peer, place: str) -> Iterator[Documents]:
+    """Open a store, in a directory that is made if need be."""
+    if "://" not in place:
+        Path(place).mkdir(parents=True, exist_ok=True)
+    with contextlib.closing(peer.open(place)) as store:
+        yield store
+
+
+def key(number: int) -> str:
+    """Return the id of a document."""
+    return f"pattern_{number:07}"
+
+
+def documents(peer: Peer, numbers: Iterable[int]) -> list[tuple[str, Any]]:
+    """Return documents with their ids, in the form that a store is given."""
+    return [(key(number), peer.form(pattern(number))) for number in numbers]
+
+
+# One process
+
+
+def put_turns(peer: Peer, turn: int, place: str) -> Turns:
+    with opened(peer, place) as store:
+        for first in itertools.count(step=turn):
+            some = documents(peer, range(first, first + turn))
+            yield store.time(store.put, some)
+            _expect(peer, store, some[-1:])
+
+
+def overwrite_turns(peer: Peer, keys: int, turn: int, place: str) -> Turns:
+    dice = random.Random(1)
+    with opened(peer, place) as store:
+        store.fill(dict(documents(peer, range(keys))))
+        while True:
+            # Another document than the key has: its number is not that of the key.
+            some = [
+                (key(dice.randrange(keys)), document)
+                for _, document in documents(peer, dice.choices(range(10_000), k=turn))
+            ]
+            yield store.time(store.put, some)
+            _expect(peer, store, some[-1:])
+
+
+@contextlib.contextmanager
+def _small(peer: Peer, keys: int, place: str, settled: bool) -> Iterator[Documents]:
+    """Open a store that holds documents: as they were just put, or put to their place before it was opened."""
+    some = documents(peer, range(keys))
+    if settled:
+        with opened(peer, place) as store:
+            store.fill(dict(some))
+            store.checkpoint()
+    with opened(peer, place) as store:
+        if not settled:
+            store.time(store.put, some)
+        _expect(peer, store, some[:: max(1, keys // 20)])
+        yield store
+
+
+def get_turns(peer: Peer, keys: int, turn: int, settled: bool, place: str) -> Turns:
+    dice = random.Random(1)
+    with _small(peer, keys, place, settled) as store:
+        while True:
+            yield store.time(store.get, [(key(number),) for number in dice.choices(range(keys), k=turn)])
+
+
+def delete_turns(peer: Peer, turn: int, place: str) -> Turns:
+    with opened(peer, place) as store:
+        for first in itertools.count(step=turn):
+            some = documents(peer, range(first, first + turn))
+            store.time(store.put, some)
+            yield store.time(store.delete, [(name,) for name, _ in some])
+            expect(not peer.keeps or store.do(store.get, some[-1][0]) is None, "delete")
+
+
+def list_turns(peer: Peer, keys: int, settled: bool, place: str) -> Turns:
+    names = [key(number) for number in range(keys)]
+    with _small(peer, keys, place, settled) as store:
+        expect(not peer.keeps or len(dict(store.do(store.items, names))) == keys, "list all")
+        while True:
+            yield store.time(store.items, [(names,)])
+
+
+def _expect(peer: Peer, store: Documents, some: Iterable[tuple[str, Any]]) -> None:
+    if peer.keeps:
+        for name, document in some:
+            expect(store.do(store.get, name) == document, "return what was put")
+
+
+# Several processes
+
+PROCESSES: Final = (1, 2, 4)
+_gates: Mapping[int, Barrier] = {}
+
+
+def _enter(gates: Mapping[int, Barrier]) -> None:
+    global _gates  # A pool hands its workers what they share in no other way.
+    _gates = gates
+
+
+@functools.cache
+def _workers() -> ProcessPoolExecutor:
+    """Return processes for the rest of the run: starting one costs more than what it is to measure."""
+    context = multiprocessing.get_context("spawn")  # A fork would inherit the stores that are open here.
+    gates = {processes: context.Barrier(processes) for processes in PROCESSES}
+    return ProcessPoolExecutor(max(PROCESSES), context, _enter, (gates,))
+
+
+def process_rows(
+    stores: Iterable[Peer], home: Home, seconds: float, apart: bool, least: float | None
+) -> list[Contender]:
+    """Return rows of stores that one, two and four processes write, and four at least so many times as fast as one.
+
+    With `apart` each turn has a place of its own: a directory; a server is the same for all.
+    """
+    rows = []
+    for peer in stores:
+        alone = f"{peer.name}, 1 process"
+        rows += [
+            row(
+                peer,
+                home,
+                partial(write_turns, peer, seconds, processes, apart),
+                "1 process" if processes == 1 else f"{processes} processes",
+                (Goal(least, alone, reach=True),) if least is not None and processes == max(PROCESSES) else (),
+                None if processes == 1 else alone,
+                f"{processes}",
+            )
+            for processes in PROCESSES
+        ]
+    return rows
+
+
+def write_turns(peer: Peer, seconds: float, processes: int, apart: bool, place: str) -> Turns:
+    for number in itertools.count():
+        at = f"{place}/{number}" if apart else place
+        with opened(peer, at) as store:  # So that nobody has to make it while others come.
+            store.do(store.put, key(0), peer.form(pattern(0)))
+        tasks = [_workers().submit(write, peer, at, worker, processes, seconds) for worker in range(1, processes + 1)]
+        try:
+            results = [task.result() for task in tasks]
+        except Exception:
+            _workers.cache_clear()  # Those that wait at the gate for one that failed will leave it broken.
+            raise
+        with opened(peer, at) as store:
+            for _, last in results:
+                expect(store.do(store.get, last) is not None, "keep what several processes write")
+        yield [sum(rate for rate, _ in results)]
+
+
+def write(peer: Peer, place: str, worker: int, processes: int, seconds: float) -> tuple[float, str]:
+    """Put documents for some seconds, beginning with the others; return the puts a second and the last id."""
+    document = peer.form(pattern(worker))
+    with opened(peer, place) as store, uncollected():
+        store.do(store.put, key(worker), document)
+        _gates[processes].wait(60.0)
+        start = now = time.perf_counter()
+        name, count = "", 0
+        while now - start < seconds:
+            count += 1
+            name = f"{worker}_{count:07}"
+            store.do(store.put, name, document)
+            now = time.perf_counter()
+    return count / (now - start), name
