@@ -25,6 +25,8 @@
     ├── TokenError (ValueError)               the token cannot be used (again): .token
     ├── DamagedError (ValueError)             stored bytes are not what was written: .path
     ├── IdempotencyError (ValueError)         an id was used before, for something else: .id
+    ├── NotEmptyError (FileExistsError)       the store that was to be filled holds something
+    ├── UnfinishedError (RuntimeError)        a restore into the store was not finished: run it again
     ├── UnsupportedError (NotImplementedError)  the store has no such thing
     └── ClosedError (RuntimeError)            the store was closed, or belongs to the parent of a fork
 
@@ -52,6 +54,7 @@ __all__ = [
     "LockTimeoutError",
     "MissingFileError",
     "NotApplied",
+    "NotEmptyError",
     "NotFoundError",
     "OutcomeUnknown",
     "PatternExistsError",
@@ -61,6 +64,7 @@ __all__ = [
     "StoragePermissionError",
     "TokenError",
     "UnavailableError",
+    "UnfinishedError",
     "UnsupportedError",
     "WrongTypeError",
 ]
@@ -237,6 +241,17 @@ class IdempotencyError(EmpathyKVError, ValueError):
     """An id that makes a call idempotent was used before with other content."""
 
     id: str
+
+
+class NotEmptyError(EmpathyKVError, FileExistsError):
+    """The store that a snapshot was to be restored into holds something already. Nothing was changed."""
+
+
+class UnfinishedError(EmpathyKVError, RuntimeError):
+    """A restore into this store was begun and not finished, so it holds a part of it.
+
+    Running the restore again, or another one, finishes it.
+    """
 
 
 class UnsupportedError(EmpathyKVError, NotImplementedError):

@@ -43,8 +43,8 @@ from empathy_kv.kv.operations import (
 from empathy_kv.metrics import HISTORY, Totals, bucket, microseconds, moment
 from empathy_kv.records import Interaction
 
-_STORE: Final = ("store",)
-_SHARDS: Final = "metrics_shards"
+STORE: Final = ("store",)
+SHARDS: Final = "metrics_shards"
 
 
 class KVMetrics:
@@ -62,13 +62,13 @@ class KVMetrics:
         while self._shards is None:
             if (yield from self._known()) == 0:
                 with contextlib.suppress(CheckError):  # Another was faster.
-                    yield Batch(_STORE, (Set(_SHARDS, b"%d" % self._default),), (Check(_SHARDS, 0),))
+                    yield Batch(STORE, (Set(SHARDS, b"%d" % self._default),), (Check(SHARDS, 0),))
         return self._shards
 
     def _known(self) -> Steps[int]:
         """Return over how many shards this store spreads its users, 0 if nothing was recorded yet."""
         if self._shards is None:
-            (kept,) = yield Batch(_STORE, (Get(_SHARDS),))
+            (kept,) = yield Batch(STORE, (Get(SHARDS),))
             if kept is None:
                 return 0
             self._shards = int(kept)
@@ -94,7 +94,7 @@ class KVMetrics:
             ZAdd(f"recent:{user}", {self._entry(interaction): at}),
             ZTrim(f"recent:{user}", self._limit),
         ]
-        shard = _shard(user, (yield from self._settled()))
+        shard = shard_of(user, (yield from self._settled()))
         if interaction.id is None:
             yield Batch(shard, operations)
             return True
@@ -112,15 +112,9 @@ class KVMetrics:
 
         It begins with when it was recorded, which decides the order of those of the same moment.
         """
-        return msgspec.json.encode(
-            {
-                "n": f"{time.time_ns():020d}-{self._writer}-{next(self._count)}",
-                "level": interaction.level,
-                "success": interaction.success,
-                "response_time_ms": interaction.response_time_ms,
-                "id": interaction.id,
-            }
-        )
+        number = f"{time.time_ns():020d}-{self._writer}-{next(self._count)}"
+        took, name = interaction.response_time_ms, interaction.id
+        return entry(number, (0, interaction.level, interaction.success, took, name))
 
     def _compare(self, interaction: Interaction, dated: bool) -> Steps[None]:
         """Raise if the id was used for another interaction, as far as that is still kept."""
@@ -153,7 +147,7 @@ class KVMetrics:
             )
         ):
             users += count
-            totals.merge(_totals(counters, first[0][1] if first else None, last[0][1] if last else None))
+            totals.merge(totals_of(counters, first[0][1] if first else None, last[0][1] if last else None))
         return users, totals
 
     def users(self) -> Steps[list[str]]:
@@ -165,14 +159,14 @@ class KVMetrics:
     def _everywhere(self, operations: tuple[Operation, ...]) -> Steps[list[list[Reply]]]:
         """Return what the shards answer to operations that only read."""
         shards = yield from self._known()
-        replies: list[list[Reply]] = yield Several([Batch(_numbered(shard), operations) for shard in range(shards)])
+        replies: list[list[Reply]] = yield Several([Batch(numbered(shard), operations) for shard in range(shards)])
         return replies
 
     def history(self, user_id: str) -> Steps[list[Interaction]]:
         shards = yield from self._known()
         if not shards:
             return []
-        (entries,) = yield Batch(_shard(user_id, shards), (ZRange(f"recent:{user_id}"),))
+        (entries,) = yield Batch(shard_of(user_id, shards), (ZRange(f"recent:{user_id}"),))
         return [_interaction(user_id, entry, at) for entry, at in entries]
 
 
@@ -180,7 +174,7 @@ def _figures(user_id: str, shards: int) -> Batch:
     """Return what reads the figures of a user."""
     member = user_id.encode()
     return Batch(
-        _shard(user_id, shards),
+        shard_of(user_id, shards),
         (
             HGetAll(f"user:{user_id}"),
             ZScore("first", member),
@@ -192,25 +186,45 @@ def _figures(user_id: str, shards: int) -> Batch:
 
 def _of_user(replies: Sequence[Reply]) -> Totals:
     """Return the figures that it read."""
-    counters, first, last, newest = replies
-    totals = _totals(counters, first, last)
+    fields, first, last, newest = replies
+    totals = totals_of(fields, first, last)
     if newest:
         totals.level = msgspec.json.decode(newest[0][0])["level"]
     return totals
 
 
-def _shard(user_id: str, shards: int) -> Name:
+def entry(number: str, item: tuple[int, int, bool, float | None, str | None]) -> bytes:
+    """Return what is kept of an interaction: a number, which orders those of one time, and what the item says.
+
+    The item is when it was (which stands elsewhere), level, success, response time, id.
+    """
+    _, level, success, took, name = item
+    return msgspec.json.encode({"n": number, "level": level, "success": success, "response_time_ms": took, "id": name})
+
+
+def counters(totals: Totals) -> dict[str, bytes]:
+    """Return the fields of counters."""
+    fields = {"count": totals.operations, "success": totals.successes, "time": totals.microseconds}
+    fields.update((f"level:{level}", count) for level, count in totals.levels.items())
+    fields.update((f"day:{day}", count) for day, count in totals.days.items())
+    fields.update((f"ms:{index}", count) for index, count in totals.histogram.items())
+    return {name: b"%d" % count for name, count in fields.items()}
+
+
+def shard_of(user_id: str, shards: int) -> Name:
     """Return the namespace of a user: for ever, whatever hash Python uses."""
-    return _numbered(zlib.crc32(user_id.encode()) % shards)
+    return numbered(zlib.crc32(user_id.encode()) % shards)
 
 
-def _numbered(number: int) -> Name:
+def numbered(number: int) -> Name:
+    """Return the namespace of a shard."""
     return "metrics", f"{number:02d}"
 
 
-def _totals(counters: Mapping[str, bytes], first: float | None, last: float | None) -> Totals:
+def totals_of(fields: Mapping[str, bytes], first: float | None, last: float | None) -> Totals:
+    """Return the counters of fields, and the microseconds of the first and last interaction."""
     totals = Totals(first=None if first is None else moment(first), last=None if last is None else moment(last))
-    for name, value in counters.items():
+    for name, value in fields.items():
         kind, _, key = name.partition(":")
         match kind:
             case "count":
@@ -230,4 +244,4 @@ def _totals(counters: Mapping[str, bytes], first: float | None, last: float | No
 
 def _interaction(user_id: str, entry: bytes, at: float) -> Interaction:
     kept = msgspec.json.decode(entry)
-    return Interaction(user_id, kept["level"], kept["success"], kept["response_time_ms"], moment(at), kept["id"])
+    return Interaction(user_id, kept["level"], kept["success"], kept["response_time_ms"] or 0.0, moment(at), kept["id"])

@@ -57,12 +57,12 @@ from empathy_kv.kv.operations import (
 from empathy_kv.pattern_library import Contribution, Progress, missing, taken
 from empathy_kv.records import Pattern
 
-_NAMESPACE: Final = ("patterns",)
+NAMESPACE: Final = ("patterns",)
 _FEED: Final = 100_000
 """How many changed ids the feed keeps; a worker that slept through more loads the library afresh."""
 _CODEC: Final = codec(Pattern)
 
-_ASK: Final = Batch.of(_NAMESPACE, Get("stamp"))
+_ASK: Final = Batch.of(NAMESPACE, Get("stamp"))
 
 Place: TypeAlias = tuple[bytes | None, float]
 """Which library, by its epoch, and the number of its last change."""
@@ -122,7 +122,7 @@ class SharedPatterns:
         place = copy.place
         known, since = place
         epoch, stamp, first, last, changed, count = yield Batch(
-            _NAMESPACE,
+            NAMESPACE,
             (
                 Get("epoch"),
                 Get("stamp"),
@@ -159,15 +159,15 @@ class SharedPatterns:
     def _load(self, old: Copy | None) -> Steps[Copy]:
         """Read the whole library, page by page, in the place of a copy; what changes meanwhile is to be fed after."""
         epoch, stamp, last, total, page = yield Batch(
-            _NAMESPACE, (Get("epoch"), Get("stamp"), ZRange("changes", -1, -1), ZCard("order"), _page(-math.inf))
+            NAMESPACE, (Get("epoch"), Get("stamp"), ZRange("changes", -1, -1), ZCard("order"), _page(-math.inf))
         )
         index = Index()
         done = 0
         while page:
             documents = [HGetAll(f"p:{member.decode()}") for member, _ in page]
-            *found, following = yield Batch(_NAMESPACE, (*documents, _page(page[-1][1] + 1)))
+            *found, following = yield Batch(NAMESPACE, (*documents, _page(page[-1][1] + 1)))
             for (member, order), fields in zip(page, found, strict=True):
-                held = _held(member.decode(), fields, order)
+                held = held_of(member.decode(), fields, order)
                 if held is not None:
                     index.put(held)
             done += len(page)
@@ -189,13 +189,13 @@ class SharedPatterns:
     def count(self) -> Steps[int]:
         if self._copy is not None:
             return len((yield from self.pull(0.0)))
-        (total,) = yield Batch.of(_NAMESPACE, ZCard("order"))
+        (total,) = yield Batch.of(NAMESPACE, ZCard("order"))
         return total  # type: ignore[no-any-return]
 
     def there(self, ids: Sequence[str]) -> Steps[set[str]]:
         found: set[str] = set()
         for page in pages(ids):
-            replies = yield Batch(_NAMESPACE, [Exists(f"p:{pattern_id}") for pattern_id in page])
+            replies = yield Batch(NAMESPACE, [Exists(f"p:{pattern_id}") for pattern_id in page])
             found.update(itertools.compress(page, replies))
         return found
 
@@ -203,14 +203,14 @@ class SharedPatterns:
         operations: list[Operation] = []
         for pattern_id in ids:
             operations += [HGetAll(f"p:{pattern_id}"), ZScore("order", pattern_id.encode())]
-        replies = yield Batch(_NAMESPACE, operations)
-        return [_held(pattern_id, *replies[2 * i : 2 * i + 2]) for i, pattern_id in enumerate(ids)]
+        replies = yield Batch(NAMESPACE, operations)
+        return [held_of(pattern_id, *replies[2 * i : 2 * i + 2]) for i, pattern_id in enumerate(ids)]
 
     def _write(self, operations: Sequence[Operation], checks: Sequence[Check] = ()) -> Steps[list[Reply]]:
         """Do what changes patterns, in a library that has an epoch."""
         while True:
             try:
-                replies: list[Reply] = yield Batch(_NAMESPACE, operations, (Check("epoch"), *checks))
+                replies: list[Reply] = yield Batch(NAMESPACE, operations, (Check("epoch"), *checks))
             except CheckError as error:
                 if error.key != "epoch":
                     raise
@@ -219,7 +219,7 @@ class SharedPatterns:
             finally:
                 self._wrote = time.monotonic()  # Also if it is not known whether it was done.
             with contextlib.suppress(CheckError):  # Another was faster.
-                yield Batch(_NAMESPACE, (Set("epoch", secrets.token_hex(8).encode()),), (Check("epoch", 0),))
+                yield Batch(NAMESPACE, (Set("epoch", secrets.token_hex(8).encode()),), (Check("epoch", 0),))
 
     def add(self, contributions: Sequence[Contribution]) -> Steps[None]:
         documents = [(agent, pattern.id, octets(_CODEC.encode(pattern), "pattern")) for agent, pattern in contributions]
@@ -282,7 +282,7 @@ def _page(first: float) -> ZRangeByScore:
     return ZRangeByScore("order", first, limit=PAGE)
 
 
-def _held(pattern_id: str, fields: Mapping[str, bytes], order: float | None) -> Held | None:
+def held_of(pattern_id: str, fields: Mapping[str, bytes], order: float | None) -> Held | None:
     """Return a pattern of the store with what was recorded since it was contributed."""
     if "doc" not in fields or order is None:
         return None

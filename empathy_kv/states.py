@@ -56,11 +56,11 @@ class KVStates:
 
     def load(self, user_id: str) -> Steps[CollaborationState | None]:
         (document,) = yield Batch.of(NAMESPACE, Get(user_id))
-        return None if document is None else _read(user_id, document)
+        return None if document is None else read(user_id, document)
 
     def load_versioned(self, user_id: str) -> Steps[tuple[CollaborationState, int] | None]:
         document, version = yield Batch(NAMESPACE, (Get(user_id), Version(user_id)))
-        return None if document is None else (_read(user_id, document), version)
+        return None if document is None else (read(user_id, document), version)
 
     def users(self) -> Steps[list[str]]:
         users: list[str] = yield Keys(NAMESPACE)
@@ -72,7 +72,8 @@ class KVStates:
         return deleted
 
 
-def _read(user_id: str, document: bytes) -> CollaborationState:
+def read(user_id: str, document: bytes) -> CollaborationState:
+    """Return the state of a user as it is stored in a namespace; `CodecError` if it is none."""
     try:
         state: CollaborationState = _CODEC.decode(document)
     except CodecError as error:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from empathy_kv.async_store import AsyncStore
     from empathy_kv.kv.asynchronous import AsyncKV
     from empathy_kv.kv.operations import Token
+    from empathy_kv.snapshot import Contents
     from empathy_kv.sql.database import Database
 
 T = TypeVar("T")
@@ -49,6 +50,7 @@ class Store:
 
     def __init__(self, kv: KV, *, history_limit: int = HISTORY) -> None:
         self.kv = kv
+        self._history_limit = history_limit
         self.patterns = PatternLibrary(SharedPatterns(), kv)
         self.states = StateManager(kv=kv)
         self.metrics = MetricsCollector(kv=kv, history_limit=history_limit)
@@ -78,6 +80,12 @@ class Store:
     def settle(self, token: Token | str) -> bool:
         """Return whether the write with this token was applied, which an `OutcomeUnknown` carries; as `KV.settle`."""
         return self.kv.settle(token)
+
+    def _contents(self) -> Contents:
+        """Return what `empathy_kv.snapshot` reads and writes."""
+        from empathy_kv.shared_snapshot import KVContents
+
+        return KVContents(self.kv, self._history_limit)
 
     def close(self) -> None:
         """Give back what the store holds. Closing twice is no error; using it afterwards is a `ClosedError`."""
@@ -195,6 +203,11 @@ def _settings(durability: Literal["fsync", "os"], timeout: float, prefix: str, r
     number(timeout, "timeout", 0.001, 3600.0)
     integer(replicas, "replicas", 0, 1000)
     return _Settings(durability, {"timeout": timeout, "prefix": prefix, "replicas": replicas})
+
+
+def names_store(url: str) -> bool:
+    """Return whether a text is the URL of a store, by how it begins, and not a path."""
+    return ":" in url and url.partition(":")[0].lower() in (*_OPENERS, *SQL)
 
 
 def _scheme(target: str | None) -> tuple[str, str]:

@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Final
 
-from cyclopts import App
+from cyclopts import App, Parameter
 
-from empathy_kv.cli.console import counted, facts, printable, show, show_json, table, tell
-from empathy_kv.cli.options import HERE, Json, Where, opened
+from empathy_kv.cli.console import (
+    Refused,
+    confirm,
+    counted,
+    facts,
+    printable,
+    progress,
+    show,
+    show_json,
+    table,
+    tell,
+)
+from empathy_kv.cli.options import HERE, DryRun, Json, Where, Yes, opened, required
+from empathy_kv.metrics import HISTORY
+from empathy_kv.migration import Migration, older_lines
+from empathy_kv.snapshot import Counts, Lines, dump
+from empathy_kv.store import connect, names_store
 
 app: Final = App(name="store", help="A store as a whole.")
 
@@ -49,3 +67,84 @@ def checkpoint(*, store: Where = HERE) -> None:
     with opened(store) as open_store:
         open_store.checkpoint()
         tell(f"{printable(repr(open_store))} is up to date")
+
+
+@app.command
+def migrate(
+    source: Annotated[str, Parameter(help="URL of a store; or a directory or database of empathy-framework")],
+    target: Annotated[str, Parameter(help="URL of the store that is to hold the same")],
+    /,
+    *,
+    history_limit: Annotated[
+        int, Parameter(help="So many interactions of a user are kept one by one, where not all are", show_default=True)
+    ] = HISTORY,
+    yes: Yes = False,
+    dry_run: DryRun = False,
+    json: Json = False,
+) -> None:
+    """Make a store hold what another one holds, exactly, and compare the two.
+
+    What is moved is of one moment, and others may go on to write to FROM. If it is interrupted, run it again. Patterns,
+    links, states and metrics are moved; collections of your own are not.
+    """
+    for url in (source, target):
+        if url.partition(":")[0].lower() == "memory":
+            raise Refused("what is in memory: is gone with its process: name another store", 2)
+    if source == target:
+        raise Refused("FROM and TO are the same store", 2)
+    with (
+        connect(target, history_limit=history_limit) as into,
+        _lines(source) as lines,
+        progress("reading") as reading,
+        Migration(lines, into, progress=reading) as migration,
+    ):
+        counts = migration.counts
+        if counts == Counts():
+            raise Refused("FROM holds nothing that could be moved")  # Not its URL: it may hold a password.
+        there = migration.found()
+        done = there == migration.content
+        if not done and dry_run:
+            place = "" if there is None else f" in the place of {_told(there.counts)}"
+            tell(f"would move {_told(counts)}{place}")
+        elif not done:
+            if there is not None:
+                confirm(f"Replace {_told(there.counts)} in {printable(repr(into))}?", yes)
+            with progress("writing") as writing:
+                migration.run(progress=writing)
+            tell(f"moved {_told(counts)}; both sides are equal")
+        else:
+            tell(f"nothing to do: both sides hold {_told(counts)}")
+    if json:
+        show_json(
+            {
+                "patterns": counts.patterns,
+                "states": counts.states,
+                "metrics_users": counts.users,
+                "interactions": counts.interactions,
+                "sha256": migration.content.sha256,
+                "moved": not done and not dry_run,
+            }
+        )
+
+
+def _told(counts: Counts) -> str:
+    interactions = counted(counts.interactions, "interaction")
+    users = counted(counts.users, "user")
+    return f"{counted(counts.patterns, 'pattern')}, {counted(counts.states, 'state')}, {interactions} of {users}"
+
+
+@contextlib.contextmanager
+def _lines(source: str) -> Iterator[Lines]:
+    """Give the snapshot of what is named: a store by its URL, a directory of states, a file of SQLite's."""
+    if not names_store(source):
+        path = required(Path(source))
+        if path.is_dir():
+            with contextlib.closing(older_lines(path)) as lines:
+                yield lines
+            return
+        source = f"sqlite:///{path}"
+    scheme, _, rest = source.partition(":")
+    if scheme.lower() == "sqlite":
+        required(Path(rest.removeprefix("///")))  # Not an empty one.
+    with connect(source) as store, contextlib.closing(dump(store)) as lines:
+        yield lines

@@ -16,7 +16,18 @@ from types import TracebackType
 from typing import Any, Concatenate, Final, ParamSpec, Self, TypeVar, cast
 
 from empathy_kv.errors import DamagedError, EmpathyKVError, NotApplied, OutcomeUnknown
-from empathy_kv.kv.interface import KV, Collected, Durability, Keys, Namespace, Several, Steps, Writer
+from empathy_kv.kv.interface import (
+    KV,
+    RESTORING,
+    Collected,
+    Durability,
+    Keys,
+    Namespace,
+    Several,
+    Steps,
+    Writer,
+    unfinished,
+)
 from empathy_kv.kv.operations import PAGE, Batch, Check, Name, Operation, Reply, Settle, Token
 
 P = ParamSpec("P")
@@ -66,6 +77,12 @@ class AsyncKV(Writer, ABC):
     async def several(self, batches: Sequence[Batch]) -> list[list[Reply]]:
         """Execute batches that only read, of any namespaces, and return the replies of each; as `KV.several`."""
         return [await self.execute(batch) for batch in batches]
+
+    async def look(self) -> None:
+        """Raise `UnfinishedError` if a restore into the store was not finished; as `KV.look`."""
+        if (await self.execute(RESTORING))[0] is not None:
+            raise unfinished()
+        self.looked = True
 
     async def commit(self, batch: Batch) -> list[Reply]:
         """Execute the batch, with a token of this writer if it writes and has none, and the engine needs one."""
@@ -209,6 +226,8 @@ async def run(kv: AsyncKV, steps: Steps[R]) -> R:
     """Drive a piece of domain code on an engine in an event loop; as `interface.run`."""
     try:
         request = next(steps)
+        if not kv.looked:
+            await kv.look()
         while True:
             try:
                 if type(request) is Batch:

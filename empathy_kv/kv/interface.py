@@ -17,9 +17,11 @@ from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator, 
 from datetime import timedelta
 from types import TracebackType
 from typing import (
+    TYPE_CHECKING,
     Any,
     ClassVar,
     Concatenate,
+    Final,
     Literal,
     ParamSpec,
     Protocol,
@@ -32,7 +34,7 @@ from typing import (
 
 from attrs import frozen
 
-from empathy_kv.errors import DamagedError, EmpathyKVError, OutcomeUnknown
+from empathy_kv.errors import DamagedError, EmpathyKVError, OutcomeUnknown, UnfinishedError, UnsupportedError
 from empathy_kv.kv.operations import (
     TTL,
     Batch,
@@ -64,6 +66,12 @@ from empathy_kv.kv.operations import (
     ZTrim,
     named,
 )
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from empathy_kv.kv.refilling import Refill
+    from empathy_kv.kv.snapshots import Snapshot
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -101,6 +109,8 @@ class EvictionWarning(UserWarning):
 class Writer:
     """What engines of both kinds are: a writer, which numbers its writes."""
 
+    looked: bool = False
+    """Whether it is known that no restore into the store was left unfinished."""
     shards: ClassVar[int] = 1
     """Over how many namespaces a new store spreads what must scale past one; above 1 where each has its own place."""
 
@@ -116,6 +126,17 @@ class Writer:
         `settle(token)`, or by the same write again. A token that was not settled is remembered until it is too old.
         """
         return self._tokens.take(named(name))
+
+
+RESTORING: Final = Batch.of(("store",), Get("restore"))
+"""Asks for what says that a restore began; it is taken back when that is finished."""
+
+
+def unfinished() -> UnfinishedError:
+    """Return the error of a store that holds a part of what was to be restored."""
+    return UnfinishedError(
+        "a restore into this store was not finished: run it again, or restore another snapshot, before it is used"
+    )
 
 
 class KV(Writer, ABC):
@@ -163,6 +184,23 @@ class KV(Writer, ABC):
         """
         return []
 
+    def snapshot(self, namespaces: Sequence[Name]) -> AbstractContextManager[Snapshot]:
+        """Return a snapshot of namespaces, to be used in a `with` block, while others write.
+
+        `UnsupportedError` unless the engine overrides this.
+        """
+        raise UnsupportedError(f"{self!r} cannot show {len(namespaces)} namespaces at one moment")
+
+    def refill(self, namespaces: Sequence[Name]) -> AbstractContextManager[Refill]:
+        """Return what makes namespaces hold only what is put into it in a `with` block.
+
+        It is no batch: until the block ends, or if it is left by an error, they hold a part. Nobody else should use
+        them meanwhile; what other engines on the same store remember of them may not be true any more.
+        """
+        from empathy_kv.kv.refilling import Batches
+
+        return Batches(self, namespaces)
+
     def commit(self, batch: Batch) -> list[Reply]:
         """Execute the batch, with a token of this writer if it writes and has none, and the engine needs one."""
         if not batch.writes or self._certain or batch.token is not None:
@@ -198,6 +236,15 @@ class KV(Writer, ABC):
         applied: bool = self.execute(Batch(token.namespace, (Settle(token),)))[0]
         self._tokens.give(token)
         return applied
+
+    def look(self) -> None:
+        """Raise `UnfinishedError` if a restore into the store was begun and not finished; `looked` if it was not.
+
+        The domain looks once, before it first uses an engine, and so does not take a part of a store for all of it.
+        """
+        if self.execute(RESTORING)[0] is not None:
+            raise unfinished()
+        self.looked = True
 
     def namespace(self, *name: str) -> Namespace:
         """Return the namespace with this name, of one or more texts. It needs not exist, and costs nothing."""
@@ -477,6 +524,11 @@ class Several:
 class Engine(Protocol):
     """What executes what domain code yields: a `KV` batches, a database transactions."""
 
+    looked: bool
+
+    def look(self) -> None:
+        """Raise `UnfinishedError` if what it has is a part of what was to be restored."""
+
     def commit(self, request: Any, /) -> list[Any]:
         """Execute all of it, or none of it."""
 
@@ -488,8 +540,10 @@ def run(kv: Engine | None, steps: Steps[R]) -> R:
     """
     try:
         request = next(steps)
+        assert kv is not None  # noqa: S101 - for the type checker: this code yields
+        if not kv.looked:
+            kv.look()
         while True:
-            assert kv is not None  # noqa: S101 - for the type checker: this code yields
             try:
                 replies = kv.commit(request) if type(request) is Batch else asked(kv, request)
             except EmpathyKVError as error:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from empathy_kv.errors import ClosedError
 from empathy_kv.kv.interface import KV, Durability
 from empathy_kv.kv.operations import Batch, Name, Reply, named
+from empathy_kv.kv.snapshots import Moment
 from empathy_kv.kv.table import Table, expired
 
 
@@ -48,6 +50,14 @@ class MemoryKV(KV):
             now = time.time_ns() // 1_000_000
             keys = [key for key, entry in table.items() if not expired(entry, now)]
         yield from keys
+
+    @contextlib.contextmanager
+    def snapshot(self, namespaces: Sequence[Name]) -> Iterator[Moment]:
+        with self._lock:
+            self._require_open()
+            tables = {name: self._tables[name].copy() for name in namespaces if name in self._tables}
+            moment = Moment(tables, time.time_ns() // 1_000_000)
+        yield moment
 
     def durability(self) -> Durability:
         return Durability("nothing")

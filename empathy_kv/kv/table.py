@@ -75,6 +75,13 @@ class SortedSet:
     def __len__(self) -> int:
         return len(self.order)
 
+    def copy(self) -> SortedSet:
+        """Return a set of its own."""
+        twin = SortedSet()
+        twin.order = self.order.copy()
+        twin.scores = self.scores.copy()
+        return twin
+
     def put(self, member: bytes, score: float) -> bool:
         """Give a member its score and return whether it is new."""
         old = self.scores.get(member)
@@ -295,6 +302,16 @@ class Table(Writers):
     def items(self) -> Iterator[tuple[str, Entry]]:
         """Yield the keys that are kept, expired or not, and their entries."""
         return iter(list(self._entries.items()))
+
+    def copy(self) -> Table:
+        """Return a table with the same keys, which changes of this one do not reach. It remembers no writers."""
+        twin = Table()
+        for key, entry in self._entries.items():
+            content = entry.content
+            twin._entries[key] = Entry(
+                content if isinstance(content, bytes) else content.copy(), entry.version, entry.expires
+            )
+        return twin
 
     # Execution
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias, TypeVar
 
@@ -53,11 +54,12 @@ class Transaction:
     `part` has the tables that it needs. `then` may do more: what it raises undoes all of it. A transaction may be
     executed more than once until it is committed, so `then` must be a function that can be called again. `lock` is what
     no two transactions that name it do at once (on SQLite, no two writers do anything at once), and `still` a table
-    that nobody writes to meanwhile, also those whose rows are numbered and not committed yet.
+    that nobody writes to meanwhile, also those whose rows are numbered and not committed yet. `patient`: it may take
+    longer than calls usually may.
     """
 
     # No attrs class: making one is in every call.
-    __slots__ = "lock", "part", "statements", "still", "then", "writes"
+    __slots__ = "lock", "part", "patient", "statements", "still", "then", "writes"
 
     def __init__(
         self,
@@ -67,12 +69,14 @@ class Transaction:
         *,
         lock: str | None = None,
         still: str | None = None,
+        patient: bool = False,
     ) -> None:
         self.part = part
         self.statements = statements
         self.then = then
         self.lock = lock
         self.still = still
+        self.patient = patient
         self.writes = then is not None or not all(
             type(each) is tuple and each[0].startswith("SELECT ") for each in statements
         )
@@ -98,11 +102,16 @@ def claim(token: Token, applied: bool) -> Row:
     return token.session, token.slot, token.sequence, token.issued, applied
 
 
+Reading: TypeAlias = Callable[[str], Iterator[Row]]
+"""Yields the rows of a SELECT without values. They are not all in memory at once."""
+
+
 class Database(ABC):
-    """A database that many threads may use at once. Abstract: `execute` and `close`."""
+    """A database that many threads may use at once. Abstract: `execute`, `reading`, `durability` and `close`."""
 
     name: str
     """What errors call it: a path, or where the server is, without a password."""
+    looked = True  # What is restored into it is one transaction.
     keeps_arrival: bool
     """Whether rows of a table can be asked for in the order in which they were inserted."""
 
@@ -122,12 +131,22 @@ class Database(ABC):
         """
 
     @abstractmethod
+    def reading(self, part: Part) -> AbstractContextManager[Reading]:
+        """Return what reads a part as it is at one moment, in a `with` block, row by row.
+
+        Others may write meanwhile; in a SQLite file that is not in WAL mode they have to wait.
+        """
+
+    @abstractmethod
     def durability(self) -> Durability:
         """Return what a write that returned survives."""
 
     @abstractmethod
     def close(self) -> None:
         """Close the connections. Closing twice is no error; using it afterwards is a `ClosedError`."""
+
+    def look(self) -> None:  # noqa: B027 - nothing is what there is to do
+        """Do nothing: a restore is done, or it is not."""
 
     def commit(self, transaction: Transaction) -> Replies:
         """Execute a transaction, with a token of this writer if it writes."""

@@ -37,6 +37,14 @@ _SELECT_ID: Final = """SELECT n.empathy_level, n.success, n.response_time_ms, n.
 FROM interaction_ids AS n LEFT JOIN interactions AS i ON i.id = n.row_id AND i.user_id = n.user_id
 WHERE n.user_id = ? AND n.interaction_id = ?"""
 
+_SELECT_CARRIED_ID: Final = """SELECT 1 FROM interaction_carried_ids
+WHERE user_id = ? AND interaction_id = ?"""
+
+_CARRIED: Final = "SELECT user_id, first_at, last_at, totals FROM interaction_carried"
+_CARRIED_OF: Final = f"{_CARRIED} WHERE user_id = ?"
+_CARRIED_ALONE: Final = """SELECT count(*) FROM interaction_carried AS c
+WHERE NOT EXISTS (SELECT 1 FROM interactions AS i WHERE i.user_id = c.user_id)"""
+
 _COUNTED: Final = "SELECT counted, totals FROM interaction_progress"
 _LAST: Final = "SELECT max(id) FROM interactions"
 _KEPT: Final = "SELECT stale, first_at, last_at, totals FROM interaction_totals WHERE user_id = ?"
@@ -85,11 +93,12 @@ class SQLMetrics:
             def then(replies: Replies) -> Generator[Sequence[Statement], Replies, None]:
                 if replies[0]:
                     _require_same(replies[0][0], interaction, dated)
-                else:
+                elif not replies[1]:
                     yield insert, (_INSERT_ID, (*name, level, success, took))
 
-            replies = yield Transaction(METRICS, ((_SELECT_ID, name),), then, lock=f"interaction {name!r}")
-            new = not replies[0]
+            asked = (_SELECT_ID, name), (_SELECT_CARRIED_ID, name)
+            replies = yield Transaction(METRICS, asked, then, lock=f"interaction {name!r}")
+            new = not replies[0] and not replies[1]
         self._recorded += 1
         if self._recorded >= _OWN:
             self._recorded = 0
@@ -99,18 +108,23 @@ class SQLMetrics:
 
     def user(self, user_id: str) -> Steps[Totals]:
         def asked(counted: int) -> Sequence[Statement]:
-            return (_KEPT, (user_id,)), (_OF_USER, (user_id, counted, HIGHEST, _PAGE))
+            return (
+                (_CARRIED_OF, (user_id,)),
+                (_KEPT, (user_id,)),
+                (_OF_USER, (user_id, counted, HIGHEST, _PAGE)),
+            )
 
-        counted, newest, _, (kept, rows) = yield from self._look(asked)
+        counted, newest, _, (carried, kept, rows) = yield from self._look(asked)
         if kept and kept[0][0] and (yield from _possibly(_recount(user_id))):
-            counted, newest, _, (kept, rows) = yield from self._look(asked)
+            counted, newest, _, (carried, kept, rows) = yield from self._look(asked)
         stale, first, last, text = kept[0] if kept else _NOTHING
         if stale:  # What was counted anew cannot be written down.
             totals = Totals()
             yield from _add(totals, _OF_USER, (user_id,), LOWEST, newest)
-            return totals
-        totals = parse(text, f"$.interaction_totals[{user_id!r}]", first, last)
-        yield from _add(totals, _OF_USER, (user_id,), counted, newest, rows)
+        else:
+            totals = parse(text, f"$.interaction_totals[{user_id!r}]", first, last)
+            yield from _add(totals, _OF_USER, (user_id,), counted, newest, rows)
+        add_carried(totals, carried)
         return totals
 
     def each(self, user_ids: Sequence[str]) -> Steps[list[Totals]]:
@@ -122,10 +136,14 @@ class SQLMetrics:
 
     def everyone(self) -> Steps[tuple[int, Totals]]:
         def asked(counted: int) -> Sequence[Statement]:
-            return (_STALE, ()), (_SPAN, ()), (_KNOWN, (counted,)), (_ALL, (counted, HIGHEST, _PAGE))
+            return (
+                *((_CARRIED, ()), (_CARRIED_ALONE, ())),
+                *((_STALE, ()), (_SPAN, ()), (_KNOWN, (counted,)), (_ALL, (counted, HIGHEST, _PAGE))),
+            )
 
         while True:
-            counted, newest, progress, (stale, ((users, first, last),), known, rows) = yield from self._look(asked)
+            counted, newest, progress, replies = yield from self._look(asked)
+            carried, ((alone,),), stale, ((users, first, last),), known, rows = replies
             if not stale or not (yield from _possibly(_recount(*stale[0]))):
                 break
         if stale:
@@ -138,17 +156,20 @@ class SQLMetrics:
             users = len((yield from self._distinct()))
         else:
             users += len({row[1] for row in rows} - {user for (user,) in known})
+        add_carried(totals, carried)
         totals.level = None
-        return users, totals
+        return users + alone, totals
 
     def users(self) -> Steps[list[str]]:
         def asked(counted: int) -> Sequence[Statement]:
-            return (_STALE, ()), (_USERS, ()), (_ALL, (counted, HIGHEST, _PAGE))
+            return (_CARRIED, ()), (_STALE, ()), (_USERS, ()), (_ALL, (counted, HIGHEST, _PAGE))
 
-        _, _, _, (stale, known, rows) = yield from self._look(asked)
+        _, _, _, (carried, stale, known, rows) = yield from self._look(asked)
         if stale or len(rows) == _PAGE:
-            return (yield from self._distinct())
-        return _texts({user for (user,) in known} | {row[1] for row in rows})
+            there = set((yield from self._distinct()))
+        else:
+            there = {user for (user,) in known} | {row[1] for row in rows}
+        return _texts(there | {user for user, *_ in carried})
 
     def _distinct(self) -> Steps[list[str]]:
         (rows,) = yield Transaction(METRICS, ((_DISTINCT, ()),))
@@ -184,6 +205,12 @@ class SQLMetrics:
                 tried = not (yield from _possibly(_count()))
             else:
                 return counted, last, text, replies
+
+
+def add_carried(totals: Totals, carried: Sequence[Row]) -> None:
+    """Add what interactions come to of which there are no rows."""
+    for user, first, last, text in carried:
+        totals.merge(parse(text, f"$.interaction_carried[{user!r}]", first, last))
 
 
 def _possibly(steps: Steps[None]) -> Steps[bool]:

@@ -18,7 +18,7 @@ import random
 import secrets
 import threading
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import Any, Final, TypeVar
 
 import psycopg
@@ -41,7 +41,7 @@ from empathy_kv.kv.interface import Durability
 from empathy_kv.kv.operations import Token, number
 from empathy_kv.kv.table import refused_token
 from empathy_kv.sql import schema
-from empathy_kv.sql.database import CLAIM, Database, Many, Replies, Row, Statement, Transaction, claim
+from empathy_kv.sql.database import CLAIM, Database, Many, Reading, Replies, Row, Statement, Transaction, claim
 from empathy_kv.sql.schema import TOKENS, Part
 
 R = TypeVar("R")
@@ -51,6 +51,10 @@ _PAUSE: Final = 0.01, 0.25
 """Seconds between two tries: the first, and the longest."""
 _CONFLICTS: Final = 5
 """How often a transaction is tried again that met with another one's row."""
+_PATIENCE: Final = 3600.0
+"""Seconds that the server may take for a statement of what is about all that it has."""
+_FETCHED: Final = 2_000
+"""Rows that are fetched at a time."""
 _STILL: Final = 100
 """Milliseconds that whoever wants a table to be still waits for those who write to it: others wait behind him."""
 
@@ -240,6 +244,36 @@ class Postgres(Database):
         finally:
             self._free.release()
 
+    @contextlib.contextmanager
+    def reading(self, part: Part) -> Iterator[Reading]:
+        if not self._free.acquire(timeout=self._timeout):
+            raise UnavailableError(f"all {_CONNECTIONS} connections to {self.name} were busy for {self._timeout:g} s")
+        try:
+            session = self._begun(part, time.monotonic() + self._timeout)
+            try:
+                yield session.rows
+            finally:
+                session.close()  # What it was set to is of no use for others.
+        except psycopg.Error as error:
+            raise self._gave_up(error, _Tried(), None) from error
+        except _LostError as lost:
+            raise self._gave_up(lost.__cause__, _Tried(), None) from lost.__cause__
+        finally:
+            self._free.release()
+
+    def _begun(self, part: Part, deadline: float) -> _Session:
+        """Return a session that reads a part as it is now. One that was kept may turn out to be dead."""
+        while True:
+            session = self._take()
+            try:
+                session.begin(part)
+            except BaseException as error:
+                session.close()
+                if not _gone(error) or time.monotonic() >= deadline:
+                    raise
+            else:
+                return session
+
     def _take(self) -> _Session:
         with self._mutex:
             if self._closed:
@@ -372,6 +406,9 @@ class _Session:
         self, transaction: Transaction, token: Token | None, tried: _Tried, tidying: Sequence[Statement]
     ) -> Replies:
         """Execute a transaction."""
+        usual = self._wire.timeout
+        if transaction.patient:
+            self._wire.timeout = _PATIENCE
         try:
             for part in (transaction.part,) if token is None else (transaction.part, TOKENS):
                 if part not in self._ready:
@@ -382,6 +419,26 @@ class _Session:
                 self.close()
                 raise _LostError from error
             raise
+        finally:
+            self._wire.timeout = usual
+
+    def begin(self, part: Part) -> None:
+        """Begin to read a part as it is now, for as long as that takes."""
+        self._prepare(part)
+        self._wire.timeout = _PATIENCE
+        self._wire.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        self._be_patient()
+
+    def _be_patient(self) -> None:
+        self._wire.execute("SET LOCAL statement_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0")
+
+    def rows(self, sql: str) -> Iterator[Row]:
+        """Yield the rows of a SELECT, some of which are fetched at a time."""
+        with self._wire.cursor(name="rows") as cursor:
+            cursor.itersize = _FETCHED
+            cursor.execute(_made(sql))
+            for row in cursor:
+                yield tuple(map(_read, row))
 
     def _execute(
         self, transaction: Transaction, token: Token | None, tried: _Tried, tidying: Sequence[Statement]
@@ -407,6 +464,8 @@ class _Session:
             if tried.replies is None:
                 raise refused_token("void", token)
             return tried.replies
+        if transaction.patient:
+            self._be_patient()
         tried.replies = None  # What was tried before was not committed, and never will be.
         if transaction.then is not None:
             further = transaction.then(found.copy())

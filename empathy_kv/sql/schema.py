@@ -13,6 +13,9 @@
 
     interactions               documented
     interaction_ids            the ids that callers gave, each with the content of its interaction
+    interaction_carried        what interactions of a user come to of which there are no rows: a snapshot was restored
+                               from a store that keeps only the newest one by one
+    interaction_carried_ids    the ids that callers gave to such interactions
     interaction_imports        how far the table `metrics` of empathy-framework was taken over
     interaction_progress       up to which row the interactions were counted, and what they come to
     interaction_totals         the same of each user; `stale` if rows changed that were counted
@@ -363,6 +366,17 @@ METRICS: Final = Part(
     response_time_ms REAL NOT NULL,
     UNIQUE (user_id, interaction_id)
 )""",
+        "interaction_carried": """CREATE TABLE interaction_carried (
+    user_id TEXT PRIMARY KEY,
+    first_at INTEGER,
+    last_at INTEGER,
+    totals TEXT NOT NULL  -- JSON object
+)""",
+        "interaction_carried_ids": """CREATE TABLE interaction_carried_ids (
+    user_id TEXT NOT NULL,
+    interaction_id TEXT NOT NULL,
+    PRIMARY KEY (user_id, interaction_id)
+)""",
         "interaction_imports": """CREATE TABLE interaction_imports (
     source TEXT PRIMARY KEY,
     last_id INTEGER NOT NULL
@@ -448,8 +462,20 @@ END $$""",
     ),
 )
 
+EVERYTHING: Final = Part(
+    tables={**LIBRARY.tables, **STATES.tables, **METRICS.tables},
+    indexes={**LIBRARY.indexes, **METRICS.indexes},
+    derived={**LIBRARY.derived, **METRICS.derived},
+    derived_indexes={**LIBRARY.derived_indexes, **METRICS.derived_indexes},
+    triggers={**LIBRARY.triggers, **METRICS.triggers},
+    seeds=(*LIBRARY.seeds, *METRICS.seeds),
+    functions=(*LIBRARY.functions, *METRICS.functions),
+    upgrades=LIBRARY.upgrades,
+)
+"""A store as a whole, for what is about all of it."""
+
 PARTS: Final = (TOKENS, LIBRARY, STATES, METRICS)
-"""All of them; `PATTERNS` is in `LIBRARY`."""
+"""All of them; `PATTERNS` is in `LIBRARY`, and `EVERYTHING` is three of them."""
 TRIGGERS: Final = {name: made for part in PARTS for name, made in part.triggers.items()}
 
 

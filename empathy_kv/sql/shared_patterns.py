@@ -47,7 +47,7 @@ _ONE: Final = f"{SELECT}\nWHERE p.id = ?"
 _ONE_LINKS: Final = f"{_ALL_LINKS} WHERE pattern_id = ? OR related_id = ?"
 _PRUNE: Final = f"DELETE FROM pattern_changes WHERE number <= (SELECT number FROM pattern_feed) - {_FEED}"
 
-_CONTRIBUTE: Final = """INSERT INTO pattern_contributions (pattern_id, agent_id, extra) VALUES (?, ?, ?)
+CONTRIBUTE: Final = """INSERT INTO pattern_contributions (pattern_id, agent_id, extra) VALUES (?, ?, ?)
 ON CONFLICT (pattern_id) DO UPDATE SET agent_id = excluded.agent_id, extra = excluded.extra"""
 _LINK: Final = """INSERT INTO pattern_links (pattern_id, related_id)
 SELECT CAST(? AS TEXT), CAST(? AS TEXT) WHERE NOT EXISTS (
@@ -230,7 +230,7 @@ class SQLPatterns:
             yield (
                 *before,
                 Many(INSERT, [row for row, _, _ in rows]),
-                Many(_CONTRIBUTE, [(row[0], agent, extra) for row, agent, extra in rows if agent or extra]),
+                Many(CONTRIBUTE, [(row[0], agent, extra) for row, agent, extra in rows if agent or extra]),
                 (_PRUNE, ()),
             )
 

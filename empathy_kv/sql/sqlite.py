@@ -21,7 +21,7 @@ import stat
 import threading
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final, Literal
 from urllib.parse import quote
@@ -43,7 +43,7 @@ from empathy_kv.kv.interface import Durability
 from empathy_kv.kv.operations import Token
 from empathy_kv.kv.table import refused_token
 from empathy_kv.sql import schema
-from empathy_kv.sql.database import CLAIM, Database, Many, Replies, Statement, Transaction, claim
+from empathy_kv.sql.database import CLAIM, Database, Many, Reading, Replies, Row, Statement, Transaction, claim
 from empathy_kv.sql.schema import TOKENS, Part
 
 _SLICE: Final = 0.05
@@ -55,6 +55,8 @@ _INSERT: Final = re.compile(r"(INSERT INTO .* VALUES )(\((?:\?, )*\?\))", re.DOT
 """A statement that inserts a row of values, and does nothing else."""
 _PARAMETERS: Final = 500
 """Of a statement that inserts several rows, at most. More save no time."""
+_TAKE_OVER: Final = "UPDATE interaction_progress SET counted = counted"
+"""Changes nothing, but is a write."""
 _PAUSE: Final = 0.001
 """Seconds between two tries: some conflicts SQLite reports without waiting."""
 
@@ -174,6 +176,43 @@ class SQLite(Database):
         finally:
             if writes:
                 self._writer.release()
+
+    @contextlib.contextmanager
+    def reading(self, part: Part) -> Iterator[Reading]:
+        deadline = time.monotonic() + self._timeout
+        connection = self._begun(part, deadline)
+        while connection is None:
+            self.commit(Transaction(part, ((_TAKE_OVER, ()),)))  # Others' rows have to be taken over first.
+            connection = self._begun(part, deadline)
+
+        def rows(sql: str) -> Iterator[Row]:
+            try:
+                yield from connection.rows(sql)
+            except sqlite3.Error as error:
+                raise self._error(error) from error
+
+        with contextlib.closing(connection):  # Which ends the transaction.
+            yield rows
+
+    def _begun(self, part: Part, deadline: float) -> _Connection | None:
+        """Return a connection that reads a part as it is now; None if something has to be written before."""
+        while True:
+            try:
+                with translated(self._path):
+                    connection = self._take(False)
+                try:
+                    begun = connection.begin(part)
+                except BaseException:
+                    connection.close()
+                    raise
+                if begun:
+                    return connection
+                connection.close()
+                return None
+            except sqlite3.Error as error:
+                if not _busy(error) or time.monotonic() >= deadline:
+                    raise self._error(error) from error
+                time.sleep(_PAUSE)
 
     def durability(self) -> Durability:
         return Durability("process" if self._certain else "power")
@@ -405,6 +444,17 @@ class _Connection:
             raise
         return replies
 
+    def begin(self, part: Part) -> bool:
+        """Begin to read a part as it is now; False if that cannot be done before something was written."""
+        if self._raw.in_transaction:
+            self._raw.execute("ROLLBACK")
+        self._raw.execute("BEGIN")
+        return self._prepare(part, writes=False)
+
+    def rows(self, sql: str) -> Iterator[Row]:
+        """Yield the rows of a SELECT."""
+        yield from self._raw.execute(sql)
+
     def _answer(self, statements: Sequence[Statement]) -> Replies:
         replies: Replies = []
         for statement in statements:
@@ -499,7 +549,9 @@ class _Connection:
             missing={name: sql for name, sql in {**part.tables, **part.indexes}.items() if name not in there},
             lapsed=not wanted.keys() <= there,
             upgrade=part.upgrades[1] if part.upgrades and self._is_first() else (),
-            older=part is schema.METRICS and "metrics" in ordinary and self._columns("metrics") >= schema.OLDER_COLUMNS,
+            older="interactions" in part.tables
+            and "metrics" in ordinary
+            and self._columns("metrics") >= schema.OLDER_COLUMNS,
         )
 
     def _is_first(self) -> bool:

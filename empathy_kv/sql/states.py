@@ -26,8 +26,11 @@ _TIMES: Final = ("last_interaction", "created_at")
 _LIST: Final = ", ".join(_COLUMNS)
 
 _VERSION: Final = "SELECT version FROM states WHERE user_id = ?"
-_SELECT: Final = f"SELECT {_LIST}, version, extra FROM states WHERE user_id = ?"
-_NUMBER: Final = "INSERT INTO state_versions (user_id) VALUES (?)"
+SELECT: Final = f"SELECT {_LIST}, version, extra FROM states"
+_SELECT: Final = f"{SELECT} WHERE user_id = ?"
+NUMBER: Final = "INSERT INTO state_versions (user_id) VALUES (?)"
+INSERT: Final = f"INSERT INTO states ({_LIST}, extra, version) VALUES ({', '.join('?' * (len(_COLUMNS) + 2))})"
+"""Takes what `as_row` returns, and a version."""
 _SAVE: Final = f"""INSERT INTO states ({_LIST}, extra, version)
 VALUES ({", ".join("?" * (len(_COLUMNS) + 1))}, last_insert_rowid())
 ON CONFLICT (user_id) DO UPDATE SET {", ".join(f"{name} = excluded.{name}" for name in _COLUMNS[1:])},
@@ -42,18 +45,13 @@ class SQLStates:
 
     def save(self, state: CollaborationState, expected_version: int | None) -> Steps[int]:
         user = state.user_id
-        document = parse(_CODEC.encode(state))
-        for column in _TIMES:
-            value: datetime | None = getattr(state, column)
-            document[column] = None if value is None else timestamp(value)
-        row = tuple(document.pop(column) for column in _COLUMNS)
-        extra = msgspec.json.encode(document).decode() if document else None
+        row = as_row(state)
 
         def then(replies: Replies) -> Generator[Sequence[Statement], Replies, None]:
             actual = replies[0][0][0] if replies[0] else 0
             if expected_version is not None and actual != expected_version:
                 raise refused(Check(user, expected_version), actual)
-            yield (_NUMBER, (user,)), (_SAVE, (*row, extra)), (_FORGET, (user,)), (_VERSION, (user,))
+            yield (NUMBER, (user,)), (_SAVE, row), (_FORGET, (user,)), (_VERSION, (user,))
 
         replies = yield Transaction(STATES, ((_VERSION, (user,)),), then, lock=f"state {user}")
         return replies[-1][0][0]  # type: ignore[no-any-return]
@@ -64,7 +62,7 @@ class SQLStates:
 
     def load_versioned(self, user_id: str) -> Steps[tuple[CollaborationState, int] | None]:
         (rows,) = yield Transaction(STATES, ((_SELECT, (user_id,)),))
-        return _read(rows[0]) if rows else None
+        return read(rows[0]) if rows else None
 
     def users(self) -> Steps[list[str]]:
         (rows,) = yield Transaction(STATES, ((_USERS, ()),))
@@ -78,7 +76,18 @@ class SQLStates:
         return bool(replies[0])
 
 
-def _read(row: Row) -> tuple[CollaborationState, int]:
+def as_row(state: CollaborationState) -> Row:
+    """Return a state as the values of its columns, and last the fields without one."""
+    document = parse(_CODEC.encode(state))
+    for column in _TIMES:
+        value: datetime | None = getattr(state, column)
+        document[column] = None if value is None else timestamp(value)
+    row = tuple(document.pop(column) for column in _COLUMNS)
+    return *row, msgspec.json.encode(document).decode() if document else None
+
+
+def read(row: Row) -> tuple[CollaborationState, int]:
+    """Return the state of a row of `SELECT`, and its version; `CodecError` if it is none."""
     *values, version, extra = row
     place = f"$.states[{row[0]!r}]"
     document: dict[str, Any] = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from empathy_kv.errors import DamagedError, UnsupportedError
 from empathy_kv.kv.interface import Durability
@@ -13,6 +13,9 @@ from empathy_kv.sql.database import Database
 from empathy_kv.sql.shared_patterns import SQLPatterns
 from empathy_kv.states import StateManager
 from empathy_kv.store import Store
+
+if TYPE_CHECKING:
+    from empathy_kv.sql.snapshot import SQLContents
 
 
 class SQLStore(Store):
@@ -50,6 +53,12 @@ class SQLStore(Store):
     def settle(self, token: Token | str) -> bool:
         """Return whether the write with this token was applied. If it was not, it never will be."""
         return self._database.settle(token)
+
+    def _contents(self) -> SQLContents:
+        """Return what `empathy_kv.snapshot` reads and writes."""
+        from empathy_kv.sql.snapshot import SQLContents
+
+        return SQLContents(self._database)
 
     def close(self) -> None:
         """Close the connections. Closing twice is no error; using it afterwards is a `ClosedError`."""

@@ -16,7 +16,7 @@ from servers import RedisServer
 
 from empathy_kv.errors import NotApplied, OutcomeUnknown, StoragePermissionError, TokenError, UnavailableError
 from empathy_kv.kv.interface import Tokens
-from empathy_kv.kv.operations import Batch, IncrBy, Token
+from empathy_kv.kv.operations import Batch, Get, IncrBy, Token
 from empathy_kv.kv.redis import RedisKV
 
 
@@ -122,6 +122,17 @@ def test_a_batch_that_was_settled_as_not_applied_is_refused_when_it_arrives_late
         with pytest.raises(TokenError):
             kv.execute(Batch(("a",), (IncrBy("counter"),), (), token))
         assert ns.get("counter") == b"1"
+
+
+def test_reads_of_several_namespaces_whose_replies_are_lost_are_answered_each_for_itself(link: Link) -> None:
+    with opened(link.port) as kv:
+        for number in range(3):
+            kv.namespace("n", f"{number}").set("key", b"%d" % number)
+        reads = [Batch(("n", f"{number}"), (Get("key"),)) for number in range(3)]
+        for lost in range(4):
+            for count in range(1, 4):
+                link.lose = lost
+                assert kv.several(reads[:count]) == [[b"0"], [b"1"], [b"2"]][:count]
 
 
 def test_a_write_without_a_token_is_not_repeated(link: Link) -> None:

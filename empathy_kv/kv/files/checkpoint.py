@@ -17,7 +17,7 @@ from typing import Final
 from empathy_kv.errors import DamagedError
 from empathy_kv.kv.files import disk, documents, frames
 from empathy_kv.kv.files.journal import place
-from empathy_kv.kv.files.overlay import Stamp, Tombstone, highest
+from empathy_kv.kv.files.overlay import Stamp, Tombstone, highest, listed
 from empathy_kv.kv.files.view import View, now
 from empathy_kv.kv.table import Entry, expired
 
@@ -42,6 +42,39 @@ def turn(view: View, written: dict[str, Stamp]) -> None:
         _next(view, _gone(view))
     finally:
         view.busy = False
+
+
+def clear(view: View) -> int:
+    """Remove all documents, and return the version that those have to have which are put there. Both locks are held.
+
+    The journal begins anew before, with a later revision: so nothing that stands in one is ever done to them.
+    """
+    with view.mutex:
+        view.catch_up()
+    if view.journal.descriptor == _NONE:
+        first(view)
+    with view.mutex:
+        view.table.clear()
+    view.table.revision += 1
+    _next(view, [])
+    for path in listed(view.path):
+        os.unlink(path)
+    return view.table.revision
+
+
+def put(view: View, key: str, entry: Entry, *, durable: bool) -> None:
+    """Write a document that is not there, in a directory that was cleared. Both locks are held."""
+    disk.create(view.table.path(key), documents.encode(key, entry), durable=durable)
+
+
+def settle(view: View) -> None:
+    """Make what was put into a directory durable. Both locks are held."""
+    if disk.at_once():
+        disk.sync_files(view.path)
+    disk.sync_directory(view.path)
+    # Twice: who follows the journal from the one to the next keeps what he knows, and then begins anew.
+    _next(view, [])
+    _next(view, [])
 
 
 def write(view: View, written: dict[str, Stamp]) -> None:

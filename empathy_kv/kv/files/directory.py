@@ -16,18 +16,20 @@ Locks are taken in this order: `_keeper` (who makes a checkpoint), `_lock` (who 
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 from empathy_kv.errors import ClosedError, EmpathyKVError, LockTimeoutError, OutcomeUnknown
 from empathy_kv.kv.files import checkpoint, disk, frames
 from empathy_kv.kv.files.lock import Lock
-from empathy_kv.kv.files.overlay import Change, Stamp
+from empathy_kv.kv.files.overlay import Change, Overlay, Stamp
 from empathy_kv.kv.files.view import View, now
 from empathy_kv.kv.operations import Batch, Reply, Set, Settle
+from empathy_kv.kv.table import Content, Entry
 
 GROWN: Final = 8 * 1024 * 1024
 """Bytes of journal at which a checkpoint is due, if the documents that it has to write are no larger."""
@@ -347,6 +349,55 @@ class Directory:
                         checkpoint.turn(view, written)
             finally:
                 self._keeper.release()
+
+    # Snapshots
+
+    @property
+    def exists(self) -> bool:
+        """Whether anything was ever written."""
+        return disk.there(str(self._view.journal.directory))
+
+    @contextlib.contextmanager
+    def kept(self) -> Iterator[None]:
+        """Let no document change while the block runs: what is written meanwhile stays in the journal."""
+        self.checkpoint()  # As little as possible is to be read from the journal.
+        with self._keeper.hold():
+            yield
+
+    def still(self) -> contextlib.AbstractContextManager[None]:
+        """Let nobody write while the block runs."""
+        return self._lock.hold()
+
+    def frozen(self) -> Overlay:
+        """Return the table of this moment, which does not follow the journal. Both locks are held.
+
+        It is true as long as no document changes.
+        """
+        view = View(self.path)
+        try:
+            with view.mutex:
+                view.catch_up()
+        finally:
+            view.journal.reset()
+        return view.table
+
+    @contextlib.contextmanager
+    def refilled(self) -> Iterator[Callable[[str, Content], None]]:
+        """Give what writes a document a key, in the place of all that there are. Nobody can write meanwhile."""
+        view = self._view
+        with disk.translated(self.path):
+            self._make()
+            self._keeper.reopen()
+            self._lock.reopen()
+            with self._keeper.hold(), self._lock.hold():
+                try:
+                    version = checkpoint.clear(view)
+                    each = not disk.at_once()
+                    yield lambda key, content: checkpoint.put(view, key, Entry(content, version), durable=each)
+                    checkpoint.settle(view)
+                finally:
+                    with view.mutex:
+                        view.restart()
 
     def _renew(self) -> None:
         """Make a journal that can be appended to: the first, or one in the place of one that ended or is doubtful."""

@@ -215,9 +215,14 @@ def sync_data(descriptor: int) -> None:
     getattr(os, "fdatasync", os.fsync)(descriptor)
 
 
+def at_once() -> bool:
+    """Return whether many files can be synced together, by `sync_files`."""
+    return _syncfs() is not None
+
+
 def few(files: Sequence[object]) -> bool:
     """Return whether each of so many files is better synced when it is written than all of them by `sync_files`."""
-    return len(files) <= _FEW or _syncfs() is None
+    return len(files) <= _FEW or not at_once()
 
 
 def sync_files(directory: Path) -> None:

@@ -7,7 +7,7 @@ import logging
 import os
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final, Literal
 
@@ -22,8 +22,12 @@ from empathy_kv.errors import (
 from empathy_kv.kv.files import check, disk
 from empathy_kv.kv.files.directory import Directory
 from empathy_kv.kv.files.names import name
+from empathy_kv.kv.files.view import now
 from empathy_kv.kv.interface import KV, Durability
 from empathy_kv.kv.operations import Batch, Name, Reply, named, number, text
+from empathy_kv.kv.refilling import Filled
+from empathy_kv.kv.snapshots import Moment
+from empathy_kv.kv.table import Content, SortedSet
 
 IDLE: Final = 5.0
 """Seconds without a write after which the documents are brought up to date."""
@@ -85,6 +89,37 @@ class FilesKV(KV):
 
     def keys(self, namespace: Name) -> Iterator[str]:
         return self._directory(named(namespace)).keys()
+
+    @contextlib.contextmanager
+    def snapshot(self, namespaces: Sequence[Name]) -> Iterator[Moment]:
+        """Return a snapshot. Until the block ends nobody makes checkpoints: the journals grow instead."""
+        directories = {namespace: self._directory(named(namespace)) for namespace in sorted(namespaces)}
+        with disk.translated(self._base), contextlib.ExitStack() as kept:
+            there: dict[Name, Directory] = {}
+            while True:
+                for namespace, directory in directories.items():
+                    if namespace not in there and directory.exists:
+                        kept.enter_context(directory.kept())
+                        there[namespace] = directory
+                with contextlib.ExitStack() as still:
+                    for directory in there.values():
+                        still.enter_context(directory.still())
+                    # One that was made since may have what was written before that of another.
+                    if sum(directory.exists for directory in directories.values()) == len(there):
+                        tables = {namespace: directory.frozen() for namespace, directory in there.items()}
+                        moment = Moment(tables, now())
+                        break
+            yield moment
+
+    @contextlib.contextmanager
+    def refill(self, namespaces: Sequence[Name]) -> Iterator[Refilled]:
+        # The documents themselves are written: journals, and a table of all that is in them, would cost thrice as much.
+        with contextlib.ExitStack() as stack:
+            puts = {
+                namespace: stack.enter_context(self._directory(named(namespace)).refilled())
+                for namespace in sorted(namespaces)
+            }
+            yield Refilled(puts)
 
     def checkpoint(self) -> None:
         self._require_open()
@@ -166,6 +201,22 @@ class FilesKV(KV):
         self._directories = {}
         self._keeper = None
         self._process = os.getpid()
+
+
+class Refilled:
+    """Fills directories with documents."""
+
+    def __init__(self, puts: Mapping[Name, Callable[[str, Content], None]]) -> None:
+        self._puts = puts
+
+    def put(self, namespace: Name, key: str, content: Filled) -> None:
+        """Let a key hold this for ever."""
+        if isinstance(content, list):
+            members = SortedSet()
+            members.order = sorted(content)  # All that a document needs.
+            self._puts[namespace](key, members)
+        else:
+            self._puts[namespace](key, content)
 
 
 class Keeper:

@@ -44,6 +44,8 @@ _IDS = msgspec.json.Decoder(_Id)
 class FlatDirectory(KV):
     """The files of one directory, as the values of one namespace."""
 
+    looked = True  # Nothing is ever restored into it as a whole.
+
     def __init__(self, path: Path, namespace: Name, *, timeout: float = 5.0) -> None:
         super().__init__()
         self._path = path.absolute()

@@ -176,6 +176,27 @@ class Overlay(Table):
             self.loaded += size
             self.read.put(key, entry, weight(entry))
 
+    def items(self) -> Iterator[tuple[str, Entry]]:
+        """Yield all keys and their entries, expired or not, as long as nobody writes documents.
+
+        Raises `DamagedError`, at the end, if a document is damaged.
+        """
+        for key, entry in list(self.touched.items()):
+            if isinstance(entry, Entry):
+                yield key, entry
+        sound = {self.path(key) for key in self.replaced}
+        damage: DamagedError | None = None
+        for path in listed(self._path):
+            try:
+                key, entry, _ = self.document(path)
+            except DamagedError as error:
+                damage = damage or (None if path in sound else error)
+            else:
+                if key not in self.touched:
+                    yield key, entry
+        if damage is not None:
+            raise damage
+
     # The journal
 
     def replay(self, line: frames.Line) -> None:
@@ -267,6 +288,14 @@ class Overlay(Table):
             self.replay(line)
         self.revision = head.revision
         self.sessions = head.restored()
+
+    def clear(self) -> None:
+        """Know of no key, because all of them go."""
+        self.touched.clear()
+        self.replaced.clear()
+        self.damaged.clear()
+        self.waiting.clear()
+        self.read = Read()
 
     def _carry(self, now: int) -> None:
         for key, entry in self.touched.items():

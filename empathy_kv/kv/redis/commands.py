@@ -41,7 +41,7 @@ from empathy_kv.kv.operations import (
     ZTrim,
     milliseconds,
 )
-from empathy_kv.kv.redis.script import PAGE, SETTLE, WRITE, Script
+from empathy_kv.kv.redis.script import PAGE, SETTLE, WATCH, WRITE, Script
 from empathy_kv.kv.table import counter, exhausted, overflow, refused, refused_token
 
 Argument: TypeAlias = bytes | str | int
@@ -84,6 +84,18 @@ class Layout:
         return key[len(self.prefix) :].decode()
 
     @property
+    def revision(self) -> bytes:
+        return self.tag + b"#revision"
+
+    @property
+    def watch(self) -> bytes:
+        return self.tag + b"#watch"
+
+    @property
+    def written(self) -> bytes:
+        return self.tag + b"#written"
+
+    @property
     def index(self) -> bytes:
         return self.tag + b"#keys"
 
@@ -98,7 +110,8 @@ class Layout:
         """Return the first keys of a write, as they go over the wire."""
         known = self._system.get((session, slot))
         if known is None:
-            known = _strings(self.tag + b"#revision", self.index, self.expiries, self.slot(session, slot))
+            slot_key = self.slot(session, slot)
+            known = _strings(self.revision, self.index, self.expiries, slot_key, self.watch, self.written)
             if len(self._system) >= 8:  # Of many threads, or tokens of other writers, which somebody kept.
                 self._system.clear()
             self._system[session, slot] = known
@@ -268,7 +281,7 @@ def written(batch: Batch, layout: Layout, token: Token | None) -> Call:
         place = places.get(check.key)
         if place is None:
             keys.append(prefix + check.key.encode())
-            place = places[check.key] = len(keys) + 4
+            place = places[check.key] = len(keys) + 6
         arguments += (
             place,
             "" if check.version is None else check.version,
@@ -282,14 +295,14 @@ def written(batch: Batch, layout: Layout, token: Token | None) -> Call:
         place = places.get(key)
         if place is None:
             keys.append(prefix + key.encode())
-            place = places[key] = len(keys) + 4
+            place = places[key] = len(keys) + 6
         elif form.follows and key in written:
             arguments[1] = "1"
         written.add(key)
         own = form.arguments(operation)
         arguments += (form.name, place, len(own))
         arguments += own
-    count = len(keys) + 4
+    count = len(keys) + 6
     body = _strings(*keys, *arguments)
     if token is None:
         system, end = layout.system("", 0), _NO_TOKEN
@@ -305,6 +318,12 @@ def settled(token: Token, layout: Layout) -> Call:
     """Return the script call that settles a token."""
     data = _strings(1, layout.slot(token.session, token.slot), token.sequence, token.issued)
     return Call(layout.hash_slot, data, SETTLE, 6, 1, token, writes=True)
+
+
+def watch(layout: Layout, verb: str, who: str, milliseconds: int, revision: int) -> Call:
+    """Return the script call of one who takes a snapshot. Repeating it changes nothing."""
+    data = _strings(3, layout.watch, layout.written, layout.revision, verb, who, milliseconds, revision)
+    return Call(layout.hash_slot, data, WATCH, 10)
 
 
 def page(layout: Layout, after: bytes | None, size: int) -> Call:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any, ClassVar, Self
 
@@ -12,6 +13,7 @@ from empathy_kv.kv.redis import address
 from empathy_kv.kv.redis.connections import Connections
 from empathy_kv.kv.redis.multiplexed import Multiplexed
 from empathy_kv.kv.redis.server import Server
+from empathy_kv.kv.redis.snapshots import ServerSnapshot
 from empathy_kv.kv.redis.topology import Topology
 
 
@@ -61,6 +63,20 @@ class RedisKV(KV):
             yield from keys
             if after is None:
                 return
+
+    @contextlib.contextmanager
+    def snapshot(self, namespaces: Sequence[Name]) -> Iterator[ServerSnapshot]:
+        """Return a snapshot, which is one moment when it was caught up with while the writers were still.
+
+        On a cluster it is the same moment everywhere.
+        """
+
+        def ask(verb: str, who: str, milliseconds: int, revisions: Sequence[int]) -> list[Any]:
+            return self._connections.run(self._server.watch(namespaces, verb, who, milliseconds, revisions))
+
+        snapshot = ServerSnapshot(self, namespaces, ask, self._server.keys_of)
+        with contextlib.closing(snapshot):
+            yield snapshot
 
     def durability(self) -> Durability:
         return self._connections.run(self._server.durability())

@@ -238,7 +238,8 @@ class Execution:
             left = [number for number in left if _failed(replies[number])]
             if left:
                 # One with all the patience that a call has. What was wrong for it was mostly wrong for the others.
-                replies[left[0]] = yield from self.perform(calls[left.pop(0)])
+                number = left.pop(0)
+                replies[number] = yield from self.perform(calls[number])
         return replies
 
     def everywhere(self, questions: Sequence[bytes]) -> Talk[list[Sequence[Any]]]:

@@ -3,12 +3,15 @@
 It needs no server module, touches only KEYS, and keeps to the Lua that fakeredis has. A script of Redis is not rolled
 back when a command in it fails, so everything that could fail is decided before the first write.
 
-There are three scripts, and each says what its KEYS and ARGV are. A refusal is a list whose first word says why. What
+There are four scripts, and each says what its KEYS and ARGV are. A refusal is a list whose first word says why. What
 only reads needs none: it is a transaction (MULTI), which costs a third.
 
 A value is stored as its version, a space, and its bytes. The keys that are there are the members of the index, a sorted
 set in lexical order: its pages can be had from any server that has the data, where the cursor of a ZSCAN means nothing
 after a failover. A second one has the keys that expire, by when, in milliseconds.
+
+Who takes a snapshot watches a namespace: as long as a hash for that is there, which expires, a write notes the keys
+that it changed in a sorted set, by its revision; and it has to come again while the field `on` says so, for a moment.
 
 Lua's numbers are doubles: sums of up to 13 digits are numbers, others are done in two halves to the base 10^9.
 """
@@ -115,10 +118,60 @@ return 0
 """
 )
 
+WATCH: Final = Script(
+    _COMMON
+    + """
+-- KEYS: the namespace's watch (a hash), what was written (a sorted set), its revision.
+-- ARGV: what to do, who watches, milliseconds, a revision.
+-- The watch has `on` (until when nobody may write, and who says so; "0" is never), `watchers` (how many there are), and
+-- a field `by:` each of them. Both keys expire together.
+
+local watch, written, verb, who, span = KEYS[1], KEYS[2], ARGV[1], ARGV[2], ARGV[3]
+local function last()
+  if call('PTTL', watch) < tonumber(span) then
+    call('PEXPIRE', watch, span)
+    call('PEXPIRE', written, span)
+  end
+end
+
+if verb == 'begin' then
+  -- Returns the revision.
+  if call('HSET', watch, 'by:' .. who, '1') == 1 then
+    call('HSET', watch, 'watchers', string.format('%.0f', tonumber(call('HGET', watch, 'watchers') or '0') + 1))
+  end
+  if not call('HGET', watch, 'on') then call('HSET', watch, 'on', '0') end
+  call('ZADD', written, 0, '')
+  last()
+  return call('GET', KEYS[3]) or '0'
+end
+if not call('HGET', watch, 'by:' .. who) then return false end
+if verb == 'look' then
+  -- Returns the keys written after that revision, each with its last, nil if the watch has expired meanwhile.
+  last()
+  return call('ZRANGEBYSCORE', written, '(' .. ARGV[4], '+inf', 'WITHSCORES')
+elseif verb == 'still' then
+  -- Returns 1, nil if the watch has expired.
+  call('HSET', watch, 'on', string.format('%.0f', now() + tonumber(span)) .. ' ' .. who)
+  return 1
+elseif verb == 'go on' then
+  -- Returns 1, nil if another one let the writers go on.
+  if string.match(call('HGET', watch, 'on'), ' (.*)$') ~= who then return false end
+  call('HSET', watch, 'on', '0')
+  return 1
+end
+-- To end it. Returns 1.
+call('HDEL', watch, 'by:' .. who)
+local others = tonumber(call('HGET', watch, 'watchers')) - 1
+if others > 0 then call('HSET', watch, 'watchers', string.format('%.0f', others)) else call('DEL', watch, written) end
+return 1
+"""
+)
+
 WRITE: Final = Script(
     _COMMON
     + """
--- KEYS  1 revision (a string)   2 index   3 expiries   4 the writer's slot (a string)   5.. the batch's keys
+-- KEYS  1 revision (a string)   2 index   3 expiries   4 the writer's slot (a string)   5 watch (a hash)
+--       6 what was written, for who watches (a sorted set)   7.. the batch's keys
 -- ARGV  1 "w", or "r" if no operation writes   2 "1" if an operation may follow from another one, or "0"
 --       3 number of checks
 --       then a check: key (its place in KEYS), version ("": there, "0": absent), "m" or "", member
@@ -135,6 +188,11 @@ local match, find, byte, sub, format, concat = string.match, string.find, string
 local last = #ARGV - 3
 local sequence, digest, issued = ARGV[last + 1], ARGV[last + 2], ARGV[last + 3]
 local clock
+
+local watched = ARGV[1] == 'w' and call('HGET', KEYS[5], 'on')
+if watched and watched ~= '0' and now() < tonumber(match(watched, '^%d+')) then
+  return redis.error_reply('TRYAGAIN a snapshot is being taken')
+end
 
 -- Exactly once
 
@@ -499,6 +557,9 @@ end
 
 -- A key has its namespace's tag and a colon before its name; the index has the tag and `#keys`.
 local skip = #KEYS[2] - 3
+if watched then
+  for key in pairs(was) do call('ZADD', KEYS[6], revision, key) end
+end
 for key, before in pairs(was) do
   local lives, name = alive[key], nil
   if lives == nil then lives = before end

@@ -19,10 +19,11 @@ from empathy_kv.kv.redis.commands import (
     read,
     require_done,
     settled,
+    watch,
     written,
     wrong,
 )
-from empathy_kv.kv.redis.execution import Execution
+from empathy_kv.kv.redis.execution import Execution, translate
 from empathy_kv.kv.redis.promises import QUESTIONS, STRENGTH, promised
 from empathy_kv.kv.redis.topology import Talk, Topology
 
@@ -126,6 +127,27 @@ class Server:
         said = yield from self._execution.perform(settled(token, layout))
         require_done(said, Batch(token.namespace, ()), layout, token)
         return bool(said)
+
+    def watch(
+        self, namespaces: Sequence[Name], verb: str, who: str, milliseconds: int, revisions: Sequence[int]
+    ) -> Talk[list[Any]]:
+        """Return what each namespace answers to one who takes a snapshot; None: he watches it no more.
+
+        `revisions`: of each, the one after which changes are asked for.
+        """
+        layouts = [self._layout(named(namespace)) for namespace in namespaces]
+        asked = zip(layouts, revisions, strict=True)
+        calls = [watch(layout, verb, who, milliseconds, revision) for layout, revision in asked]
+        answers = yield from self._execution.several(calls)
+        for answer in answers:
+            if isinstance(answer, Exception):
+                raise translate(answer)
+        return answers
+
+    def keys_of(self, namespace: Name, watched: Sequence[bytes]) -> dict[str, int]:
+        """Return the keys that a watch has seen, with their revisions."""
+        layout = self._layout(namespace)
+        return {layout.name(key): int(at) for key, at in zip(watched[::2], watched[1::2], strict=True)}
 
     def page(self, namespace: Name, after: bytes | None) -> Talk[tuple[list[str], bytes | None]]:
         """Return some keys of a namespace, and what to go on after, None if these were the last."""
