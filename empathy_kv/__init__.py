@@ -18,10 +18,14 @@ if TYPE_CHECKING:
         AsyncStateManager,
         AsyncStore,
     )
+    from empathy_kv.backup.backups import Backups
+    from empathy_kv.backup.manifest import Backup
+    from empathy_kv.backup.retention import Keep
     from empathy_kv.collection import Collection
     from empathy_kv.errors import (
         ArgumentError,
         ArgumentTypeError,
+        BackupNotFoundError,
         CheckError,
         ClosedError,
         CodecError,
@@ -66,6 +70,9 @@ __all__ = [
     "AsyncPatternLibrary",
     "AsyncStateManager",
     "AsyncStore",
+    "Backup",
+    "BackupNotFoundError",
+    "Backups",
     "CheckError",
     "ClosedError",
     "CodecError",
@@ -81,6 +88,7 @@ __all__ = [
     "EvictionWarning",
     "IdempotencyError",
     "Interaction",
+    "Keep",
     "LimitError",
     "LockTimeoutError",
     "MetricsCollector",
@@ -119,6 +127,9 @@ _HOMES = {
         "AsyncStateManager",
         "AsyncStore",
     ),
+    "backup.backups": ("Backups",),
+    "backup.manifest": ("Backup",),
+    "backup.retention": ("Keep",),
     "collection": ("Collection",),
     "kv.interface": ("Durability", "EvictionWarning"),
     "metrics": ("MetricsCollector",),

@@ -11,6 +11,7 @@
     ├── NotFoundError (KeyError)
     │   ├── PatternNotFoundError (ValueError)         .pattern_id
     │   ├── StateNotFoundError (FileNotFoundError)    .user_id
+    │   ├── BackupNotFoundError (FileNotFoundError)   .name
     │   └── MissingFileError (FileNotFoundError)      .path
     ├── NotApplied                            certainly nothing was written
     │   ├── CheckError                        a precondition did not hold: .key .expected .actual
@@ -42,6 +43,7 @@ from typing import Any
 __all__ = [
     "ArgumentError",
     "ArgumentTypeError",
+    "BackupNotFoundError",
     "CheckError",
     "ClosedError",
     "CodecError",
@@ -145,6 +147,12 @@ class StateNotFoundError(NotFoundError, FileNotFoundError):
     """No state was saved for this user."""
 
     user_id: str
+
+
+class BackupNotFoundError(NotFoundError, FileNotFoundError):
+    """No backup of this name is listed at the target; or, for the name None, no backup at all."""
+
+    name: str | None
 
 
 class MissingFileError(NotFoundError, FileNotFoundError):

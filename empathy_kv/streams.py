@@ -93,13 +93,18 @@ def _compressed(file: IO[bytes], path: Path, mode: str) -> contextlib.AbstractCo
 
 def _zstd() -> Any:
     try:
-        if sys.version_info >= (3, 14):
-            from compression import zstd
-        else:
-            from backports import zstd
+        return zstd()
     except ImportError as error:
         raise ArgumentError(
             "filepath must not end in .zst: zstd is not installed here; pip install 'empathy-kv[zstd]' brings it",
             argument="filepath",
         ) from error
-    return zstd
+
+
+def zstd() -> Any:
+    """Return the module of that name, which Python has since 3.14; ImportError if it has none and none is installed."""
+    if sys.version_info >= (3, 14):
+        from compression import zstd as module
+    else:
+        from backports import zstd as module
+    return module

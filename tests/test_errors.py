@@ -28,6 +28,7 @@ SAMPLES: dict[str, Any] = {
     "limit": 512,
     "pattern_id": "é\ud800",
     "user_id": "u",
+    "name": None,
     "key": "k",
     "kind": "hash",
     "expected": None,

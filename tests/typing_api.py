@@ -14,12 +14,15 @@ import fakeredis
 import empathy_kv
 from empathy_kv import (
     AsyncStore,
+    Backup,
+    Backups,
     CheckError,
     CollaborationState,
     Collection,
     EmpathyConfig,
     EmpathyOS,
     Interaction,
+    Keep,
     MetricsCollector,
     Pattern,
     PatternLibrary,
@@ -141,6 +144,17 @@ def collections(store: Store) -> None:
     assert_type(notes.keys(), Iterator[str])
     assert_type(notes.items(), Iterator[tuple[str, Note]])
     notes.put("n", Plain("x"))  # type: ignore[arg-type]
+
+
+def archives(store: Store) -> None:
+    with Backups("s3://bucket/prefix", timeout=60.0) as backups:
+        made = backups.create(store, progress=lambda done, total: print(done, total))
+        assert_type(made, Backup)
+        assert_type(backups.list(), list[Backup])
+        assert_type(backups.find().name, str)
+        assert_type([error.path for error in backups.verify()], list[str])
+        assert_type(backups.restore(None, store, replace=True).patterns, int)
+        assert_type(backups.prune(Keep(last=7, daily=30)).removed, tuple[Backup, ...])
 
 
 def waist(store: Store) -> None:

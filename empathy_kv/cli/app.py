@@ -10,6 +10,7 @@ from typing import Final
 from cyclopts import App, CycloptsError
 
 import empathy_kv
+from empathy_kv.cli.backups import app as backups
 from empathy_kv.cli.console import Refused, printable, tell
 from empathy_kv.cli.demo import demo
 from empathy_kv.cli.metrics import app as metrics
@@ -24,7 +25,7 @@ APP: Final = App(
     version=lambda: empathy_kv.__version__,
     help_format="plaintext",
 )
-for each in (patterns, states, metrics, stores):
+for each in (patterns, states, metrics, stores, backups):
     APP.command(each)
 APP.command(demo)
 

@@ -55,6 +55,16 @@ def milliseconds(value: float) -> str:
     return f"{value:,.0f} ms" if value >= 10 else f"{value:.2g} ms"
 
 
+def size(octets: int) -> str:
+    """Return an amount of bytes."""
+    value, unit = float(octets), "B"
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if value < 1000 or unit == "TB":
+            break
+        value /= 1000
+    return f"{octets} B" if unit == "B" else f"{value:.1f} {unit}"
+
+
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
     """Return rows under their headings; numbers stand to the right."""
     cells = [list(row) for row in rows]

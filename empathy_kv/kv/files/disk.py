@@ -68,6 +68,11 @@ def opened(path: str | Path, *, create: bool = False) -> tuple[int, OSError | No
     return regular(descriptor, path), refusal
 
 
+def reading(path: str | Path) -> int:
+    """Open a regular file to read it. Raises `DamagedError` if it is something else."""
+    return regular(_open(path, _READ), path)
+
+
 def load(path: str | Path) -> bytes:
     """Return the content of a regular file. Raises `DamagedError` if it is something else."""
     descriptor = _open(path, _READ)
