@@ -16,7 +16,9 @@ from pathlib import Path
 import pytest
 
 from empathy_kv.errors import DamagedError, LockTimeoutError, StorageError
-from empathy_kv.kv.files import FilesKV, directory
+from empathy_kv.kv.files import FilesKV, checkpoint, directory
+from empathy_kv.kv.files.overlay import Stamp
+from empathy_kv.kv.files.view import View
 from empathy_kv.kv.operations import Batch, IncrBy, Set, Token, ZAppend
 
 
@@ -265,3 +267,48 @@ def test_a_set_that_looks_at_nothing_stands_among_what_others_wrote_in_the_order
             assert [ns.get(key) for key in ("k", "n", "other")] == [b"third", b"2", b"sixth"]
     with opened(tmp_path) as again:
         assert [again.namespace("a").version(key) for key in ("k", "n", "other")] == [4, 7, 6]
+
+
+def test_what_was_written_during_a_checkpoint_is_written_out_before_others_have_to_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rounds: list[int] = []
+    write = checkpoint.write
+
+    def written(view: View, stamps: dict[str, Stamp]) -> int:
+        count = write(view, stamps)
+        rounds.append(count)
+        if len(rounds) < 4:
+            for number in range(4_000 // len(rounds)):
+                ns.set(f"{len(rounds)}-{number}", b"later")
+        return count
+
+    with opened(tmp_path) as kv:
+        ns = kv.namespace("a")
+        for number in range(1_500):
+            ns.set(f"0-{number}", b"early")
+        monkeypatch.setattr(checkpoint, "write", written)
+        kv.checkpoint()
+        # The last one is the only one with the lock of those who write.
+        assert rounds == [1_500, 4_000, 2_000, 1_333, 0, 0]
+        monkeypatch.undo()
+        assert len(list(ns.keys())) == 8_833
+
+
+def test_who_writes_faster_than_documents_are_written_waits_for_a_checkpoint_that_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(directory, "GROWN", 10_000)
+    with opened(tmp_path, timeout=60.0) as kv:
+        ns = kv.namespace("a")
+        ns.set("k", b"1")
+        here = kv._directory(("a",))
+        with here._keeper.hold():  # As during a checkpoint, here that of another process.
+            done = threading.Event()
+            writer = threading.Thread(target=lambda: (ns.set("k", b"2" * 50_000), done.set()))
+            writer.start()
+            assert not done.wait(0.3)
+            assert ns.get("k") == b"2" * 50_000  # It is written, and only its writer waits.
+        assert done.wait(30)
+        writer.join()
+        ns.set("k", b"3" * 50_000)  # Nobody makes one: nothing to wait for.

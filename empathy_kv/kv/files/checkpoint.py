@@ -77,17 +77,17 @@ def settle(view: View) -> None:
     _next(view, [])
 
 
-def write(view: View, written: dict[str, Stamp]) -> None:
+def write(view: View, written: dict[str, Stamp]) -> int:
     """Write the documents of what the journal touched, durably, but for those `written` in their present state.
 
-    Only one process and thread may do it at a time.
+    Returns how many there were. Only one process and thread may do it at a time.
     """
     with view.mutex:
         view.catch_up()
         table, journal = view.table, view.journal
         keys = [key for key, entry in table.touched.items() if written.get(key) != stamp(entry)]
     if not keys:
-        return
+        return 0
     few = disk.few(keys)
     drafts: list[tuple[str, str]] = []
     synced = _NONE
@@ -122,6 +122,7 @@ def write(view: View, written: dict[str, Stamp]) -> None:
             set_aside(path, disk.load(draft))
         os.replace(draft, path)
     disk.sync_directory(view.path)
+    return len(keys)
 
 
 def _encoded(key: str, entry: Entry | Tombstone, at: int) -> bytes:

@@ -35,6 +35,13 @@ GROWN: Final = 8 * 1024 * 1024
 """Bytes of journal at which a checkpoint is due, if the documents that it has to write are no larger."""
 FULL: Final = 64 * 1024 * 1024
 """Bytes of journal at which one is due in any case."""
+_BEHIND: Final = 4
+"""Times as much of journal at which those who write wait for the checkpoint."""
+_PAUSE: Final = 0.005
+_ROUNDS: Final = 10
+"""How often a checkpoint writes what was touched meanwhile, before it does so while nobody can write."""
+_LEFT: Final = 1_000
+"""Documents that may be left for that."""
 
 _NONE: Final = disk.NONE
 _TRIES: Final = 8
@@ -62,6 +69,7 @@ class Directory:
         self._view = View(path)
         self._lock = Lock(path / "lock", timeout)
         self._keeper = Lock(path / "journal" / "lock", timeout)
+        self._patience = timeout / 2
         self._queue: deque[Commit] = deque()
         self._wrote = self._closed = False
 
@@ -319,8 +327,25 @@ class Directory:
 
     def grown(self) -> bool:
         """Return whether a checkpoint is due, because the journal is as large as what it costs to write."""
+        return self._over(1)
+
+    def _over(self, times: int) -> bool:
         offset = self._view.journal.offset
-        return offset > GROWN and offset > min(self._view.table.loaded, FULL)
+        return offset > times * GROWN and offset > times * min(self._view.table.loaded, FULL)
+
+    def ease(self) -> None:
+        """Wait, for a while, for a checkpoint that is made and that those who write leave behind.
+
+        What is written while it is made has to be written out, too: at its end nobody could write for long, and the
+        journal would grow for ever.
+        """
+        end = time.monotonic() + self._patience
+        while self._over(_BEHIND) and time.monotonic() < end:
+            if self._keeper.acquire(wait=False):  # Nobody makes one.
+                self._keeper.release()
+                return
+            time.sleep(_PAUSE)
+            self._look()
 
     def pending(self) -> int:
         """Return how many bytes of journal the documents do not have yet."""
@@ -341,7 +366,9 @@ class Directory:
                 return
             try:
                 written: dict[str, Stamp] = {}
-                checkpoint.write(view, written)
+                for _ in range(_ROUNDS):
+                    if checkpoint.write(view, written) <= _LEFT:
+                        break
                 with self._lock.hold():
                     with view.mutex:
                         self._ready()

@@ -85,6 +85,7 @@ class FilesKV(KV):
         keeper = self._keeper or self._keep()
         if directory.grown():
             keeper.wake()
+            directory.ease()
         return replies
 
     def keys(self, namespace: Name) -> Iterator[str]:
