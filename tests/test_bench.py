@@ -203,7 +203,7 @@ def test_the_plan_of_a_run_fits_its_time(scale: str, seconds: float, tmp_path: P
     for job, allowed in zip(
         jobs, harness.allowances([job.weight for job in jobs], command.SECONDS[scale], clock), strict=True
     ):
-        one = evolve(job, rounds=100, contenders=[taking(clock, allowed / 10)])
+        one = evolve(job, rounds=15, contenders=[taking(clock, allowed / 10)])
         harness.measure(one, tmp_path, seconds=allowed, clock=clock)
     assert clock.now <= seconds
 

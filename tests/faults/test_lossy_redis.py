@@ -114,7 +114,7 @@ def in_an_event_loop(url: str, prefix: str, prepare: Callable[[], None]) -> None
     async def main() -> None:
         # Several engines, because the tasks of one share a connection, and a fault meets all that are on it.
         async with AsyncExitStack() as stack:
-            kvs = [AsyncRedisKV.from_url(url, prefix=prefix, timeout=TIMEOUT) for _ in range(AT_ONCE // 2)]
+            kvs = [AsyncRedisKV.from_url(url, prefix=prefix, timeout=TIMEOUT) for _ in range(AT_ONCE)]
             for kv in kvs:
                 await stack.enter_async_context(kv)
             async with asyncio.TaskGroup() as group:  # It ends all of them when one fails.

@@ -57,6 +57,9 @@ class TestMemoryAsyncio(Conformance, engine="memory, asyncio"):
     pass
 
 
+@pytest.mark.skipif(
+    not NIGHTLY, reason="an engine and a driver that pass with others: for the nightly profile"
+)
 class TestFilesAsyncio(Conformance, engine="files, asyncio"):
     pass
 
@@ -69,6 +72,7 @@ class TestRedisAsyncio(Conformance, engine="redis, asyncio"):
     pass
 
 
+@pytest.mark.skipif(not NIGHTLY, reason="every setting of a client is for the nightly profile")
 class TestClientWithRESP3ThatDecodes(Conformance, engine="redis, client with RESP3 that decodes"):
     pass
 
@@ -96,6 +100,9 @@ class TestCluster(Conformance, engine="cluster"):
     pass
 
 
+@pytest.mark.skipif(
+    not NIGHTLY, reason="an engine and a driver that pass with others: for the nightly profile"
+)
 class TestClusterAsyncio(Conformance, engine="cluster, asyncio"):
     pass
 
