@@ -9,7 +9,7 @@ import os
 import secrets
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AsyncExitStack, contextmanager, suppress
 from typing import Final
 
 import pytest
@@ -81,13 +81,15 @@ def in_threads(url: str, prefix: str, prepare: Callable[[], None]) -> None:
             while True:
                 try:
                     kv.execute(Batch(("a",), (IncrBy("n"),), (), token))
-                    assert kv.settle(token)
+                    break
                 except OutcomeUnknown:
                     continue
                 except UnavailableError:  # Under load, all tries may have been too late. It was not done, and is void.
                     token = kv.token("a")
-                    continue
-                return
+            while True:
+                with suppress(UnavailableError, OutcomeUnknown):
+                    assert kv.settle(token)
+                    break
 
         with ThreadPoolExecutor(AT_ONCE) as pool:
             list(pool.map(increment, range(TIMES)))
@@ -103,13 +105,15 @@ def in_an_event_loop(url: str, prefix: str, prepare: Callable[[], None]) -> None
             while True:
                 try:
                     await kv.execute(Batch(("a",), (IncrBy("n"),), (), token))
-                    assert await kv.settle(token)
+                    break
                 except OutcomeUnknown:
                     continue
                 except UnavailableError:  # Under load, all tries may have been too late. It was not done, and is void.
                     token = kv.token("a")
-                    continue
-                break
+            while True:
+                with suppress(UnavailableError, OutcomeUnknown):
+                    assert await kv.settle(token)
+                    break
 
     async def main() -> None:
         # Several engines, because the tasks of one share a connection, and a fault meets all that are on it.

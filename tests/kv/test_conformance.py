@@ -57,9 +57,7 @@ class TestMemoryAsyncio(Conformance, engine="memory, asyncio"):
     pass
 
 
-@pytest.mark.skipif(
-    not NIGHTLY, reason="an engine and a driver that pass with others: for the nightly profile"
-)
+@pytest.mark.skipif(not NIGHTLY, reason="an engine and a driver that pass with others: for the nightly profile")
 class TestFilesAsyncio(Conformance, engine="files, asyncio"):
     pass
 
@@ -100,9 +98,7 @@ class TestCluster(Conformance, engine="cluster"):
     pass
 
 
-@pytest.mark.skipif(
-    not NIGHTLY, reason="an engine and a driver that pass with others: for the nightly profile"
-)
+@pytest.mark.skipif(not NIGHTLY, reason="an engine and a driver that pass with others: for the nightly profile")
 class TestClusterAsyncio(Conformance, engine="cluster, asyncio"):
     pass
 
