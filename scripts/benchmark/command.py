@@ -38,8 +38,8 @@ FAMILIES: Final[Mapping[str, Callable[[str], list[Job]]]] = {
     "start": imports.jobs,
 }
 SCALES: Final = {
-    "full": "at most ten minutes",
-    "quick": "at most a minute",
+    "full": "about a quarter of an hour",
+    "quick": "one to three minutes",
     "tiny": "seconds, to see that everything works: the figures say nothing",
 }
 SECONDS: Final = {"full": 540.0, "quick": 50.0, "tiny": math.inf}
