@@ -317,7 +317,11 @@ def test_a_process_that_is_killed_leaves_whole_records(opened: Any) -> None:
         assert process.stdout.readline() == "ready\n"
         process.stdin.write("\n")
         process.stdin.flush()
-        time.sleep(0.1)
+        with opened() as store:
+            while store.metrics.get_global_stats()["total_interactions"] <= killed:
+                assert process.poll() is None
+                time.sleep(0.01)
+        time.sleep(0.05)
         process.kill()
         process.wait()
         process.stdin.close()
