@@ -54,7 +54,7 @@ def write(target: Target, lines: Iterable[bytes]) -> Backup:
         _all_there(target, backup)
     except UnavailableError:
         raise  # What cannot be reached cannot be cleaned either.
-    except BaseException:
+    except BaseException:  # An interrupt, too, leaves nothing behind.
         with contextlib.suppress(EmpathyKVError):
             target.delete([manifest.part_path(name, number) for number in range(len(parts) + 1)])
         raise
@@ -219,10 +219,7 @@ def leftovers(target: Target, age: timedelta) -> list[list[str]]:
     dead = [
         [found.path]
         for found in files
-        if found.regular
-        and found.modified < before
-        and (draft := _DRAFT.fullmatch(found.path))
-        and _listed_by(draft[1])
+        if found.regular and found.modified < before and _is_draft_of_manifest(found.path)
     ]
     for name in names:
         at = manifest.begun(name)

@@ -558,9 +558,8 @@ def asked(kv: Any, request: Any) -> list[Any]:
     """Return what a step that is no batch asks of an engine."""
     if isinstance(request, Keys):
         return list(kv.keys(request.namespace))
-    if isinstance(request, Several):
-        return kv.several(request.batches)  # type: ignore[no-any-return]
-    return kv.commit(request)  # type: ignore[no-any-return]
+    replies: list[Any] = kv.several(request.batches) if isinstance(request, Several) else kv.commit(request)
+    return replies
 
 
 class Asynchronous:

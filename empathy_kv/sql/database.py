@@ -7,6 +7,7 @@ and the hottest statement, an insert, costs less than a layer would.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -46,6 +47,19 @@ Replies: TypeAlias = list[list[Row]]
 
 Further: TypeAlias = Callable[[Replies], Generator[Sequence[Statement], Replies, None]]
 """What else a transaction does, once its first statements were answered: it yields statements and is sent replies."""
+
+
+def further(then: Further | None, replies: Replies, answer: Callable[[Sequence[Statement]], Replies]) -> None:
+    """Do what else a transaction does, and add the replies to those that there are."""
+    if then is None:
+        return
+    more = then(replies.copy())
+    with contextlib.suppress(StopIteration):
+        request = next(more)
+        while True:
+            answers = answer(request)
+            replies += answers
+            request = more.send(answers)
 
 
 class Transaction:

@@ -41,7 +41,7 @@ from empathy_kv.kv.interface import Durability
 from empathy_kv.kv.operations import Token, number
 from empathy_kv.kv.table import refused_token
 from empathy_kv.sql import schema
-from empathy_kv.sql.database import CLAIM, Database, Many, Reading, Replies, Row, Statement, Transaction, claim
+from empathy_kv.sql.database import CLAIM, Database, Many, Reading, Replies, Row, Statement, Transaction, claim, further
 from empathy_kv.sql.schema import TOKENS, Part
 
 R = TypeVar("R")
@@ -467,14 +467,7 @@ class _Session:
         if transaction.patient:
             self._be_patient()
         tried.replies = None  # What was tried before was not committed, and never will be.
-        if transaction.then is not None:
-            further = transaction.then(found.copy())
-            with contextlib.suppress(StopIteration):
-                request = next(further)
-                while True:
-                    answers = self._answer(request)
-                    found += answers
-                    request = further.send(answers)
+        further(transaction.then, found, self._answer)
         try:
             self._wire.execute("COMMIT")
         except psycopg.OperationalError as error:

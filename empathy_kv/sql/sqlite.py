@@ -43,7 +43,7 @@ from empathy_kv.kv.interface import Durability
 from empathy_kv.kv.operations import Token
 from empathy_kv.kv.table import refused_token
 from empathy_kv.sql import schema
-from empathy_kv.sql.database import CLAIM, Database, Many, Reading, Replies, Row, Statement, Transaction, claim
+from empathy_kv.sql.database import CLAIM, Database, Many, Reading, Replies, Row, Statement, Transaction, claim, further
 from empathy_kv.sql.schema import TOKENS, Part
 
 _SLICE: Final = 0.05
@@ -425,14 +425,7 @@ class _Connection:
                 raise refused_token("void", token)
             self._answer(tidying)
         replies = self._answer(transaction.statements)
-        if transaction.then is not None:
-            further = transaction.then(replies.copy())
-            with contextlib.suppress(StopIteration):
-                request = next(further)
-                while True:
-                    answers = self._answer(request)
-                    replies += answers
-                    request = further.send(answers)
+        further(transaction.then, replies, self._answer)
         try:
             execute("COMMIT")
         except sqlite3.OperationalError as error:

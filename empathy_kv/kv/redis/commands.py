@@ -262,6 +262,7 @@ def looked_up(batch: Batch, layout: Layout) -> Call:
 def _command(operation: Operation, layout: Layout) -> bytes:
     form = FORMS[type(operation)]
     key = layout.prefix + operation.key.encode()
+    # Not by `pack`, which is a call more for the hottest of all; what only reads always has a command.
     packed: bytes = hiredis.pack_command((form.command, key, *form.arguments(operation)))  # type: ignore[arg-type]
     return packed
 
