@@ -3,7 +3,8 @@
 A shard is the namespace `metrics`, `<number>`; how many there are was recorded in the store by whoever came first::
 
     user:<id>      hash of the counters of `Totals`           total   the same, of all users of the shard
-    first, last    sorted sets of the users, by the microsecond of their first and last interaction
+    first          sorted set of the users, by the microsecond of their first interaction
+    last           sorted set of `<level> <id>`, by the microsecond of a user's last interaction at a level
     recent:<id>    sorted set of a user's newest interactions, by microsecond, as JSON
     ids:<id>       sorted set of the newest ids that the caller gave, in the order in which they came
 """
@@ -41,7 +42,7 @@ from empathy_kv.kv.operations import (
     ZTrim,
 )
 from empathy_kv.metrics import HISTORY, Totals, bucket, microseconds, moment
-from empathy_kv.records import Interaction
+from empathy_kv.records import LEVELS, Interaction
 
 STORE: Final = ("store",)
 SHARDS: Final = "metrics_shards"
@@ -85,12 +86,11 @@ class KVMetrics:
             f"day:{interaction.at.date().isoformat()}": 1,
             f"ms:{bucket(took)}": 1,
         }
-        member = user.encode()
         operations: list[Operation] = [
             HIncrBy(f"user:{user}", increments),
             HIncrBy("total", increments),
-            ZAdd("first", {member: at}, "LT"),
-            ZAdd("last", {member: at}, "GT"),
+            ZAdd("first", {user.encode(): at}, "LT"),
+            ZAdd("last", {at_level(user, interaction.level): at}, "GT"),
             ZAdd(f"recent:{user}", {self._entry(interaction): at}),
             ZTrim(f"recent:{user}", self._limit),
         ]
@@ -126,24 +126,30 @@ class KVMetrics:
                 )
 
     def user(self, user_id: str) -> Steps[Totals]:
-        shards = yield from self._known()
-        if not shards:
-            return Totals()
-        replies = yield _figures(user_id, shards)
-        return _of_user(replies)
+        (totals,) = yield from self.each((user_id,))
+        return totals
 
     def each(self, user_ids: Sequence[str]) -> Steps[list[Totals]]:
         shards = yield from self._known()
         if not shards:
             return [Totals() for _ in user_ids]
-        every = yield Several([_figures(user_id, shards) for user_id in user_ids])
-        return [_of_user(replies) for replies in every]
+        replies = yield Several([_figures(user_id, shards) for user_id in user_ids])
+        every = [_of_user(*reply) for reply in replies]
+        tied = [number for number, totals in enumerate(every) if totals.last is not None and totals.level is None]
+        if tied:
+            # The history alone knows which of several levels at one moment came last. Otherwise it is not read: on
+            # files it is one document, thousands of times as large as the figures.
+            replies = yield Several([_figures(user_ids[number], shards, newest=True) for number in tied])
+            for number, (*figures, ((member, _),)) in zip(tied, replies, strict=True):
+                every[number] = totals = _of_user(*figures)
+                totals.level = msgspec.json.decode(member)["level"]
+        return every
 
     def everyone(self) -> Steps[tuple[int, Totals]]:
         users, totals = 0, Totals()
         for counters, count, first, last in (
             yield from self._everywhere(
-                (HGetAll("total"), ZCard("last"), ZRange("first", 0, 0), ZRange("last", -1, -1))
+                (HGetAll("total"), ZCard("first"), ZRange("first", 0, 0), ZRange("last", -1, -1))
             )
         ):
             users += count
@@ -152,7 +158,7 @@ class KVMetrics:
 
     def users(self) -> Steps[list[str]]:
         users: list[str] = []
-        for (members,) in (yield from self._everywhere((ZRange("last"),))):
+        for (members,) in (yield from self._everywhere((ZRange("first"),))):
             users += [member.decode() for member, _ in members]
         return users
 
@@ -170,27 +176,36 @@ class KVMetrics:
         return [_interaction(user_id, entry, at) for entry, at in entries]
 
 
-def _figures(user_id: str, shards: int) -> Batch:
-    """Return what reads the figures of a user."""
-    member = user_id.encode()
-    return Batch(
-        shard_of(user_id, shards),
-        (
-            HGetAll(f"user:{user_id}"),
-            ZScore("first", member),
-            ZScore("last", member),
-            ZRange(f"recent:{user_id}", -1, -1),
-        ),
-    )
-
-
-def _of_user(replies: Sequence[Reply]) -> Totals:
-    """Return the figures that it read."""
-    fields, first, last, newest = replies
-    totals = totals_of(fields, first, last)
+def _figures(user_id: str, shards: int, *, newest: bool = False) -> Batch:
+    """Return what reads the figures of a user, and the newest interaction."""
+    operations: list[Operation] = [
+        HGetAll(f"user:{user_id}"),
+        ZScore("first", user_id.encode()),
+        *(ZScore("last", member) for member in at_levels(user_id)),
+    ]
     if newest:
-        totals.level = msgspec.json.decode(newest[0][0])["level"]
+        operations.append(ZRange(f"recent:{user_id}", -1, -1))
+    return Batch(shard_of(user_id, shards), operations)
+
+
+def _of_user(fields: Mapping[str, bytes], first: float | None, *lasts: float | None) -> Totals:
+    """Return the figures that it read. Their level is None if interactions at several levels were the last."""
+    times = [at for at in lasts if at is not None]
+    totals = totals_of(fields, first, max(times, default=None))
+    if times:
+        newest = [level for level, at in zip(LEVELS, lasts, strict=True) if at == max(times)]
+        totals.level = newest[0] if len(newest) == 1 else None
     return totals
+
+
+def at_levels(user_id: str) -> list[bytes]:
+    """Return the members of `last` of a user, a level each."""
+    return [at_level(user_id, level) for level in LEVELS]
+
+
+def at_level(user_id: str, level: int) -> bytes:
+    """Return the member of `last` of a user at a level."""
+    return f"{level} {user_id}".encode()
 
 
 def entry(number: str, item: tuple[int, int, bool, float | None, str | None]) -> bytes:

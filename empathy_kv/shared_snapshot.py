@@ -38,8 +38,8 @@ from empathy_kv.kv.operations import (
 from empathy_kv.kv.refilling import Members, Refill
 from empathy_kv.kv.snapshots import Snapshot
 from empathy_kv.metrics import YEARS, Totals
-from empathy_kv.records import CollaborationState, Pattern
-from empathy_kv.shared_metrics import SHARDS, STORE, counters, entry, numbered, shard_of, totals_of
+from empathy_kv.records import LEVELS, CollaborationState, Pattern
+from empathy_kv.shared_metrics import SHARDS, STORE, at_level, at_levels, counters, entry, numbered, shard_of, totals_of
 from empathy_kv.shared_patterns import NAMESPACE as PATTERNS
 from empathy_kv.shared_patterns import held_of
 from empathy_kv.snapshot_lines import (
@@ -149,7 +149,7 @@ class KVContents:
 
     def _is_empty(self, shards: int) -> bool:
         questions = [Batch.of(PATTERNS, ZCard("order"))]
-        questions += [Batch.of(numbered(shard), ZCard("last")) for shard in range(shards)]
+        questions += [Batch.of(numbered(shard), ZCard("first")) for shard in range(shards)]
         return not any(count for (count,) in self._kv.several(questions)) and not any(self._kv.keys(STATES))
 
 
@@ -168,8 +168,8 @@ def _everything(snapshot: Snapshot, shards: int) -> Iterator[_Draft]:
     for shard in map(numbered, range(shards)):
         # All of a shard: ranks move when somebody comes, and then a page might lack some.
         ((began, ended),) = snapshot.several([Batch(shard, (ZRange("first"), ZRange("last")))])
-        began = dict(began)
-        yield from _users(snapshot, shard, [(member.decode(), began.get(member), at) for member, at in ended])
+        last = {member[2:]: at for member, at in ended}  # Without the level; of several, the latest comes last.
+        yield from _users(snapshot, shard, [(member.decode(), at, last.get(member)) for member, at in began])
 
 
 def _patterns(snapshot: Snapshot, places: Sequence[tuple[str, float | None]]) -> Iterator[_Draft]:
@@ -324,9 +324,14 @@ def _places(snapshot: Snapshot, ids: Sequence[str]) -> Iterator[tuple[str, float
 
 
 def _times(snapshot: Snapshot, shard: Name, users: Sequence[str]) -> Iterator[tuple[str, float | None, float | None]]:
-    questions = [ZScore(name, user.encode()) for user in users for name in ("first", "last")]
+    questions: list[Operation] = []
+    for user in users:
+        questions += (ZScore("first", user.encode()), *(ZScore("last", member) for member in at_levels(user)))
     (times,) = snapshot.several([Batch(shard, questions)])
-    yield from zip(users, times[::2], times[1::2], strict=True)
+    each = 1 + len(LEVELS)
+    for number, user in enumerate(users):
+        first, *lasts = times[each * number : each * (number + 1)]
+        yield user, first, max((at for at in lasts if at is not None), default=None)
 
 
 def _merged(base: Spool, late: Spool, changed: dict[Part, int | None]) -> Iterator[bytes]:
@@ -397,6 +402,8 @@ class _Filling:
         self._last: dict[Name, Members] = {}
         self._figures: Figures | None = None
         """Those of the user whose interactions come."""
+        self._level = LEVELS[0]
+        """That of the newest interaction that came of this user."""
         self._number = 0
         self._recent: Members = []
         self._names: list[str] = []
@@ -441,11 +448,12 @@ class _Filling:
         user, shard, totals = record.user_id, shard_of(record.user_id, self._shards), record.totals()
         self._totals.setdefault(shard, Totals()).merge(totals)
         self._put(shard, f"user:{user}", counters(totals))
-        if record.first is not None and record.last is not None:
+        if record.first is not None:
             self._first.setdefault(shard, []).append((float(record.first), user.encode()))
-            self._last.setdefault(shard, []).append((float(record.last), user.encode()))
+        self._level = LEVELS[0]
 
     def _interactions(self, record: Interactions) -> None:
+        self._level = record.items[-1][1]
         for item in record.items:
             if self._number >= 0:
                 # Numbered, so that each is another one, and stands before all that will be recorded at that time.
@@ -457,8 +465,10 @@ class _Filling:
     def _finish_user(self) -> None:
         if self._figures is None:
             return
-        user = self._figures.user_id
+        user, last = self._figures.user_id, self._figures.last
         shard = shard_of(user, self._shards)
+        if last is not None:
+            self._last.setdefault(shard, []).append((float(last), at_level(user, self._level)))
         if self._recent:
             self._put(shard, f"recent:{user}", self._recent)
         if self._names:

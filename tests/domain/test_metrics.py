@@ -18,7 +18,8 @@ from attrs import Factory, define
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from empathy_kv.errors import ArgumentError, EmpathyKVError, IdempotencyError, StorageError
+from empathy_kv import connect
+from empathy_kv.errors import ArgumentError, DamagedError, EmpathyKVError, IdempotencyError, StorageError
 from empathy_kv.kv.interface import run
 from empathy_kv.kv.memory import MemoryKV
 from empathy_kv.metrics import MetricRules, MetricsCollector, bucket, middle
@@ -336,6 +337,18 @@ def test_a_history_of_one_is_the_last(home: Home) -> None:
         )
     assert [(one.level, one.id) for one in metrics.get_history("u")] == [(5, "4")]
     assert metrics.get_user_stats("u")["current_level"] == 5
+
+
+def test_the_figures_of_a_user_are_read_without_the_history(tmp_path: Path) -> None:
+    with connect(f"file:{tmp_path}") as store:
+        for level in (2, 4):
+            store.metrics.record_interaction("u", level, True, 1.0)
+    (history,) = tmp_path.rglob("recent*.json")
+    history.write_bytes(b"{")
+    with connect(f"file:{tmp_path}") as store:
+        assert store.metrics.get_user_stats("u")["current_level"] == 4
+        with pytest.raises(DamagedError):
+            store.metrics.get_history("u")
 
 
 # Ids of the caller's
