@@ -58,7 +58,8 @@ if TYPE_CHECKING:
     from empathy_kv.persistence import PatternPersistence
     from empathy_kv.records import CollaborationState, Interaction, Pattern, PatternMatch
     from empathy_kv.states import StateManager
-    from empathy_kv.store import Store, connect, connect_async
+    from empathy_kv.store import Store
+    from empathy_kv.urls import connect, connect_async
 
 __version__ = "0.1.0"
 
@@ -137,7 +138,8 @@ _HOMES = {
     "persistence": ("PatternPersistence",),
     "records": ("CollaborationState", "Interaction", "Pattern", "PatternMatch"),
     "states": ("StateManager",),
-    "store": ("Store", "connect", "connect_async"),
+    "store": ("Store",),
+    "urls": ("connect", "connect_async"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -41,8 +41,8 @@ from empathy_kv.kv.operations import (
     ZScore,
     ZTrim,
 )
-from empathy_kv.metrics import HISTORY, Totals, bucket, microseconds, moment
 from empathy_kv.records import LEVELS, Interaction
+from empathy_kv.totals import Totals, bucket, microseconds, moment
 
 STORE: Final = ("store",)
 SHARDS: Final = "metrics_shards"
@@ -51,7 +51,7 @@ SHARDS: Final = "metrics_shards"
 class KVMetrics:
     """Metrics in the namespaces of a store."""
 
-    def __init__(self, shards: int, history_limit: int = HISTORY) -> None:
+    def __init__(self, shards: int, history_limit: int) -> None:
         self._default = shards
         self._shards: int | None = None
         self._limit = history_limit

@@ -37,7 +37,6 @@ from empathy_kv.kv.operations import (
 )
 from empathy_kv.kv.refilling import Members, Refill
 from empathy_kv.kv.snapshots import Snapshot
-from empathy_kv.metrics import YEARS, Totals
 from empathy_kv.records import LEVELS, CollaborationState, Pattern
 from empathy_kv.shared_metrics import SHARDS, STORE, at_level, at_levels, counters, entry, numbered, shard_of, totals_of
 from empathy_kv.shared_patterns import NAMESPACE as PATTERNS
@@ -57,6 +56,7 @@ from empathy_kv.snapshot_lines import (
 from empathy_kv.spool import Spool
 from empathy_kv.states import NAMESPACE as STATES
 from empathy_kv.states import read
+from empathy_kv.totals import YEARS, Totals
 
 _MARK: Final = RESTORING.operations[0].key  # type: ignore[union-attr]
 _PATTERN: Final = codec(Pattern)

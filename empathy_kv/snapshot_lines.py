@@ -35,8 +35,8 @@ from attrs import frozen
 from empathy_kv.codec import codec
 from empathy_kv.errors import ArgumentError, CodecError
 from empathy_kv.kv.operations import INTEGER_MAX, INTEGER_MIN, octets, text
-from empathy_kv.metrics import MAX_RESPONSE_TIME, Totals, bucket, microseconds
 from empathy_kv.records import MAX_ID, CollaborationState, Pattern, now
+from empathy_kv.totals import MAX_RESPONSE_TIME, Totals, bucket, microseconds
 
 FORMAT: Final = "empathy-kv"
 VERSION: Final = 1

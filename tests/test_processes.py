@@ -15,7 +15,8 @@ from typing import Any, Final
 import pytest
 
 from empathy_kv.records import Pattern
-from empathy_kv.store import Store, connect
+from empathy_kv.store import Store
+from empathy_kv.urls import connect
 
 WORKERS: Final = 8
 TIMES: Final = 1000

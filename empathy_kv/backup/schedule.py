@@ -19,7 +19,7 @@ from typing import Any, Final
 from empathy_kv.backup.backups import Backups
 from empathy_kv.backup.retention import Keep
 from empathy_kv.errors import ArgumentError, UnsupportedError
-from empathy_kv.store import connect
+from empathy_kv.urls import connect
 
 _LOG: Final = logging.getLogger("empathy_kv.backup")
 

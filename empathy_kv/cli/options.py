@@ -10,7 +10,8 @@ from typing import Annotated, TypeAlias
 from cyclopts import Parameter
 
 from empathy_kv.cli.console import Refused
-from empathy_kv.store import DEFAULT_URL, Store, connect
+from empathy_kv.store import Store
+from empathy_kv.urls import DEFAULT_URL, connect
 
 Where: TypeAlias = Annotated[
     str, Parameter(name=["--store", "-s"], env_var="EMPATHY_KV_URL", help="URL of the store", show_default=False)

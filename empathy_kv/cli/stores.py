@@ -25,7 +25,7 @@ from empathy_kv.cli.options import HERE, DryRun, Json, Where, Yes, opened, requi
 from empathy_kv.metrics import HISTORY
 from empathy_kv.migration import Migration, older_lines
 from empathy_kv.snapshot import Counts, Lines, dump
-from empathy_kv.store import connect, names_store
+from empathy_kv.urls import connect, names_store
 
 app: Final = App(name="store", help="A store as a whole.")
 

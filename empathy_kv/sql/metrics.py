@@ -15,11 +15,11 @@ from typing import Any, Final
 
 from empathy_kv.errors import CodecError, EmpathyKVError, IdempotencyError, NotApplied, OutcomeUnknown
 from empathy_kv.kv.interface import Steps
-from empathy_kv.metrics import Totals
 from empathy_kv.records import Interaction
 from empathy_kv.sql.database import Many, Replies, Row, Statement, Transaction
 from empathy_kv.sql.schema import HIGHEST, LOWEST, METRICS, timestamp
 from empathy_kv.sql.totals import COLUMNS, add, dump, number, parse, read, refuse, subtract, when
+from empathy_kv.totals import Totals
 
 _PAGE: Final = 10_000
 """Rows that are in memory at a time."""

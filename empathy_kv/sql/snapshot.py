@@ -10,7 +10,6 @@ from typing import Any, Final, TypeAlias
 from empathy_kv.codec import codec
 from empathy_kv.errors import NotEmptyError
 from empathy_kv.index import Held
-from empathy_kv.metrics import Totals, microseconds, moment
 from empathy_kv.records import CollaborationState
 from empathy_kv.snapshot_lines import (
     Figures,
@@ -34,6 +33,7 @@ from empathy_kv.sql.patterns import IN_ORDER, INSERT, LINK, SELECT
 from empathy_kv.sql.schema import EVERYTHING, timestamp
 from empathy_kv.sql.shared_patterns import CONTRIBUTE
 from empathy_kv.sql.totals import dump, number, read, subtract
+from empathy_kv.totals import Totals, microseconds, moment
 
 _STATE: Final = codec(CollaborationState)
 _SOURCE: Final = "the database"

@@ -11,9 +11,9 @@ from datetime import UTC, datetime
 from typing import Any, Final, NoReturn
 
 from empathy_kv.errors import CodecError, DamagedError
-from empathy_kv.metrics import MAX_RESPONSE_TIME, Totals, bucket, microseconds, moment
 from empathy_kv.records import Interaction, utc
 from empathy_kv.sql.database import Row
+from empathy_kv.totals import MAX_RESPONSE_TIME, Totals, bucket, microseconds, moment
 
 COLUMNS: Final = "id, user_id, empathy_level, success, response_time_ms, timestamp"
 """What `read` and `add` take."""

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
 from empathy_kv.kv.operations import INTEGER_MAX, INTEGER_MIN
-from empathy_kv.metrics import MAX_RESPONSE_TIME, YEARS
 from empathy_kv.pattern_library import PatternLibrary
 from empathy_kv.records import LEVELS, MAX_ID, CollaborationState, Interaction, Pattern
 from empathy_kv.testing.strategies import keys
+from empathy_kv.totals import MAX_RESPONSE_TIME, YEARS
 
 __all__ = ["interactions", "json_objects", "json_values", "libraries", "moments", "patterns", "states", "texts"]
 

@@ -26,7 +26,8 @@ from empathy_kv.metrics import MetricsCollector
 from empathy_kv.pattern_library import PatternLibrary
 from empathy_kv.records import CollaborationState, Pattern
 from empathy_kv.states import StateManager
-from empathy_kv.store import Store, connect
+from empathy_kv.store import Store
+from empathy_kv.urls import connect
 
 
 @attrs.define

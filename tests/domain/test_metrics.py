@@ -22,10 +22,11 @@ from empathy_kv import connect
 from empathy_kv.errors import ArgumentError, DamagedError, EmpathyKVError, IdempotencyError, StorageError
 from empathy_kv.kv.interface import run
 from empathy_kv.kv.memory import MemoryKV
-from empathy_kv.metrics import MetricRules, MetricsCollector, bucket, middle
+from empathy_kv.metrics import HISTORY, MetricRules, MetricsCollector
 from empathy_kv.records import Interaction
 from empathy_kv.shared_metrics import KVMetrics
 from empathy_kv.store import Store
+from empathy_kv.totals import bucket, middle
 
 if TYPE_CHECKING:
     from domain.conftest import Fresh, Home
@@ -463,7 +464,7 @@ def test_the_global_figures_are_the_sum_over_many_users(store: Store) -> None:
 @pytest.mark.needs_kv
 def test_how_the_users_are_spread_is_recorded_in_the_store(shared: Home) -> None:
     def collector(shards: int) -> Any:
-        kv, rules = shared.open().kv, MetricRules(KVMetrics(shards))
+        kv, rules = shared.open().kv, MetricRules(KVMetrics(shards, HISTORY))
         return lambda name, *arguments: run(kv, getattr(rules, name)(*arguments))
 
     three, many = collector(3), collector(64)

@@ -24,7 +24,8 @@ from empathy_kv.kv.memory import MemoryKV
 from empathy_kv.kv.operations import HGetAll, ZRangeByScore
 from empathy_kv.pattern_library import PatternLibrary
 from empathy_kv.records import Pattern, PatternMatch
-from empathy_kv.store import Store, connect
+from empathy_kv.store import Store
+from empathy_kv.urls import connect
 
 if TYPE_CHECKING:
     from domain.conftest import Fresh, Home

@@ -30,7 +30,7 @@ from empathy_kv.kv.files.flat import FlatDirectory
 from empathy_kv.kv.files.names import name
 from empathy_kv.records import CollaborationState, level_of
 from empathy_kv.states import StateManager
-from empathy_kv.store import connect
+from empathy_kv.urls import connect
 
 if TYPE_CHECKING:
     from domain.conftest import Fresh

@@ -13,13 +13,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from empathy_kv.metrics import MetricsCollector, Totals
+from empathy_kv.metrics import MetricsCollector
 from empathy_kv.records import Interaction
 from empathy_kv.sql import metrics as sql_metrics
 from empathy_kv.sql.database import Database, Transaction
 from empathy_kv.sql.metrics import SQLMetrics
 from empathy_kv.sql.schema import METRICS, NOTHING
 from empathy_kv.sql.sqlite import SQLite
+from empathy_kv.totals import Totals
 
 DAY = datetime(2025, 1, 20, tzinfo=UTC)
 
