@@ -80,7 +80,7 @@ SIZES: Final[Mapping[str, Size]] = {
         recorded=10_000,
         large=5_000,
         written=5_000,
-        seconds=0.1,
+        seconds=0.03,
         fill=2_000,
     ),
     "tiny": Size(
