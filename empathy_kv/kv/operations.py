@@ -276,6 +276,8 @@ def _score(value: float) -> float:
 
 
 def _members(value: Iterable[bytes]) -> tuple[bytes, ...]:
+    if type(value) is tuple and len(value) == 1 and type(value[0]) is bytes and len(value[0]) <= MAX_VALUE:
+        return value  # What the general way comes to, for a record of one, which is most of them.
     return tuple(dict.fromkeys(octets(item, "member") for item in several(value, "members")))
 
 

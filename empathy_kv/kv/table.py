@@ -353,8 +353,9 @@ class Table(Writers):
 
     def admit(self, batch: Batch, now: int) -> None:
         """Raise if the batch cannot be done; otherwise applying it cannot fail."""
-        if len(batch.operations) == 1 and type(batch.operations[0]) is Set and not batch.checks:
-            return  # What the general way comes to, for what is done most.
+        if len(batch.operations) == 1 and not batch.checks:
+            self._admit(batch.operations[0], now)
+            return
         for check in batch.checks:
             self._test(check, now)
         operations: Any = batch.operations  # A Settle stands alone.
@@ -368,6 +369,28 @@ class Table(Writers):
             foresee = _FORESEE.get(type(operation))
             if foresee is not None:
                 foresee(known, operation)
+
+    def _admit(self, operation: Any, now: int) -> None:
+        """Raise if an operation that stands alone cannot be done.
+
+        It is what the general way comes to: to foresee costs a tenth of all that counting one more does.
+        """
+        kind = type(operation)
+        if kind is Set:
+            return
+        if kind is Delete:
+            self.there(operation.key, now)
+            return
+        entry = self.live(operation.key, now)
+        content: Any = None
+        if entry is not None:
+            content = entry.content
+            if operation.kind is not None and operation.kind != entry.kind:
+                raise wrong_type(operation, entry.kind)
+        if kind is HIncrBy or kind is IncrBy:
+            sums(operation, {}, content)
+        elif kind is ZAppend and content and content.order[-1][0] > SCORE_MAX - len(operation.members):
+            raise exhausted(operation.key)
 
     def _known(self, operation: Any, now: int) -> Foreseen:
         """Return what there is to know of a key before the first operation on it."""

@@ -134,7 +134,7 @@ class Directory:
         at = now()
         bases: Mapping[str, int] = {}
         if not blind(batch):
-            view.catch_up()
+            view.replay()
             table.admit(batch, at)
             bases = table.bases(batch)
         revision = journal.revision + 1

@@ -126,7 +126,7 @@ class View:
         """Bring the table up to what is committed, and return whether there was anything new."""
         news = self.follow()
         while self._unread:
-            self._replay()
+            self.replay()
             self.follow()  # Again: what a line needs of its document may be of a later one.
             news = True
         return news
@@ -141,7 +141,10 @@ class View:
             news = True
         return news
 
-    def _replay(self) -> None:
+    def replay(self) -> None:
+        """Bring the table up to what was taken; who has the lock of writers has taken all there is."""
+        if not self._unread:
+            return
         table, path = self.table, str(self.journal.path)
         newest = table.revision
         lines, self._unread = self._unread, []
@@ -192,7 +195,7 @@ class View:
 
     def turn(self, number: int) -> None:
         """Go on with the next journal: the documents have what this one touched."""
-        self._replay()
+        self.replay()
         self._begin(self.journal.open(number))
 
     def _begin(self, head: frames.Head) -> None:
