@@ -38,7 +38,7 @@ class CollectionRules(Generic[T]):
     def _encode(self, id: str, document: T) -> bytes:
         if type(document) is not self._kind:
             raise ArgumentTypeError(
-                f"document must be a {self._kind.__name__}, not {type(document).__name__}", argument="document"
+                f"document {id!r} must be a {self._kind.__name__}, not {type(document).__name__}", argument="document"
             )
         try:
             return self._codec.encode(document)

@@ -89,6 +89,14 @@ def taken(pattern_id: str) -> PatternExistsError:
     )
 
 
+def encoded(pattern: Pattern) -> bytes:
+    """Return a contributed pattern as it is stored; `CodecError`, which names it, if it cannot be."""
+    try:
+        return octets(_CODEC.encode(pattern), "pattern")
+    except CodecError as error:
+        raise CodecError(f"pattern {pattern.id!r}: {error}", path=error.path, argument="pattern") from error
+
+
 class LocalPatterns:
     """The index itself is the library. Nothing is yielded: there is no I/O."""
 
@@ -119,7 +127,7 @@ class LocalPatterns:
     def add(self, contributions: Sequence[Contribution]) -> Steps[None]:
         yield from ()
         # Through the stored form: the library has a copy of its own, and holds nothing that cannot be stored.
-        documents = [(pattern.id, agent, octets(_CODEC.encode(pattern), "pattern")) for agent, pattern in contributions]
+        documents = [(pattern.id, agent, encoded(pattern)) for agent, pattern in contributions]
         with self.index.lock:
             for pattern_id, _, _ in documents:
                 if pattern_id in self.index:

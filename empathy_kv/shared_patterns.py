@@ -27,7 +27,6 @@ from typing import Final, TypeAlias
 
 from attrs import define
 
-from empathy_kv.codec import codec
 from empathy_kv.errors import CheckError
 from empathy_kv.index import Held, Index
 from empathy_kv.kv.interface import Steps
@@ -51,16 +50,13 @@ from empathy_kv.kv.operations import (
     ZRem,
     ZScore,
     ZTrim,
-    octets,
     pages,
 )
-from empathy_kv.pattern_library import Contribution, Progress, missing, taken
-from empathy_kv.records import Pattern
+from empathy_kv.pattern_library import Contribution, Progress, encoded, missing, taken
 
 NAMESPACE: Final = ("patterns",)
 _FEED: Final = 100_000
 """How many changed ids the feed keeps; a worker that slept through more loads the library afresh."""
-_CODEC: Final = codec(Pattern)
 
 _ASK: Final = Batch.of(NAMESPACE, Get("stamp"))
 
@@ -222,7 +218,7 @@ class SharedPatterns:
                 yield Batch(NAMESPACE, (Set("epoch", secrets.token_hex(8).encode()),), (Check("epoch", 0),))
 
     def add(self, contributions: Sequence[Contribution]) -> Steps[None]:
-        documents = [(agent, pattern.id, octets(_CODEC.encode(pattern), "pattern")) for agent, pattern in contributions]
+        documents = [(agent, pattern.id, encoded(pattern)) for agent, pattern in contributions]
         for page in pages(documents, lambda document: len(document[2])):
             ids = [pattern_id.encode() for _, pattern_id, _ in page]
             fields = [HSet(f"p:{p}", {"doc": document, "agent": agent.encode()}) for agent, p, document in page]

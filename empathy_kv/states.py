@@ -50,7 +50,7 @@ class KVStates:
     def save(self, state: CollaborationState, expected_version: int | None) -> Steps[int]:
         user_id = state.user_id
         checks = () if expected_version is None else (Check(user_id, expected_version),)
-        replies = yield Batch(NAMESPACE, (Set(user_id, _CODEC.encode(state)),), checks)
+        replies = yield Batch(NAMESPACE, (Set(user_id, encoded(state)),), checks)
         version: int = replies[0]
         return version
 
@@ -70,6 +70,14 @@ class KVStates:
         replies = yield Batch.of(NAMESPACE, Delete(user_id))
         deleted: bool = replies[0]
         return deleted
+
+
+def encoded(state: CollaborationState) -> bytes:
+    """Return a state as it is stored; `CodecError`, which names its user, if it cannot be."""
+    try:
+        return _CODEC.encode(state)
+    except CodecError as error:
+        raise CodecError(f"state of {state.user_id!r}: {error}", path=error.path, argument="state") from error
 
 
 def read(user_id: str, document: bytes) -> CollaborationState:

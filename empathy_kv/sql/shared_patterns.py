@@ -15,19 +15,17 @@ from typing import Final, TypeAlias
 
 from attrs import define
 
-from empathy_kv.codec import codec
 from empathy_kv.errors import CounterOverflowError, NotApplied, OutcomeUnknown
 from empathy_kv.index import Held, Index
 from empathy_kv.kv.interface import Steps
-from empathy_kv.kv.operations import INTEGER_MAX, octets, pages
-from empathy_kv.pattern_library import Contribution, Progress, missing, taken
-from empathy_kv.records import PROVEN, Pattern
+from empathy_kv.kv.operations import INTEGER_MAX, pages
+from empathy_kv.pattern_library import Contribution, Progress, encoded, missing, taken
+from empathy_kv.records import PROVEN
 from empathy_kv.sql.database import Many, Replies, Row, Statement, Transaction
 from empathy_kv.sql.pattern_rows import COLUMNS, as_rows, from_row
 from empathy_kv.sql.patterns import IN_ORDER, INSERT, REMOVE, SELECT
 from empathy_kv.sql.schema import LIBRARY, timestamp
 
-_CODEC: Final = codec(Pattern)
 _FEED: Final = 100_000
 """How many changes the feed keeps; a worker that slept through more loads the library afresh."""
 _REPORT: Final = 1_000
@@ -210,9 +208,7 @@ class SQLPatterns:
         return replies
 
     def add(self, contributions: Sequence[Contribution]) -> Steps[None]:
-        holds = [
-            Held(pattern.id, agent, 1, octets(_CODEC.encode(pattern), "pattern")) for agent, pattern in contributions
-        ]
+        holds = [Held(pattern.id, agent, 1, encoded(pattern)) for agent, pattern in contributions]
         for page in pages(holds, lambda held: len(held.document)):
             yield from self._add(page)
 

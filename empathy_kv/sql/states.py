@@ -16,6 +16,7 @@ from empathy_kv.kv.table import refused
 from empathy_kv.records import CollaborationState
 from empathy_kv.sql.database import Replies, Row, Statement, Transaction
 from empathy_kv.sql.schema import STATES, timestamp
+from empathy_kv.states import encoded
 
 _CODEC: Final = codec(CollaborationState)
 _COLUMNS: Final = (
@@ -78,7 +79,7 @@ class SQLStates:
 
 def as_row(state: CollaborationState) -> Row:
     """Return a state as the values of its columns, and last the fields without one."""
-    document = parse(_CODEC.encode(state))
+    document = parse(encoded(state))
     for column in _TIMES:
         value: datetime | None = getattr(state, column)
         document[column] = None if value is None else timestamp(value)

@@ -149,6 +149,8 @@ def test_one_document_that_is_wrong_stops_all_of_many(notes: Collection[Note]) -
         notes.put_many(documents)
     assert (caught.value.path, caught.value.argument) == ("$.text", "document")
     assert "'bad'" in str(caught.value)
+    with pytest.raises(ArgumentTypeError, match="'bad' must be a Note"):
+        notes.put_many({"good": Note("x"), "bad": 5})  # type: ignore[dict-item]
     assert list(notes.keys()) == []
 
 

@@ -499,6 +499,14 @@ def test_nobody_reads_or_writes_another_s_state_by_the_name_of_its_file(director
 # The directory itself
 
 
+def test_a_state_that_cannot_be_stored_is_named(states: StateManager) -> None:
+    with pytest.raises(CodecError) as caught:
+        states.save_state("ada", CollaborationState(trust_level=1.5))
+    assert (caught.value.path, caught.value.argument) == ("$.trust_level", "state")
+    assert str(caught.value).startswith("state of 'ada': ")
+    assert states.list_users() == []
+
+
 def test_only_a_save_makes_the_directory(directory: Path) -> None:
     states = StateManager(state_dir=directory)
     assert states.list_users() == []
