@@ -5,9 +5,12 @@ from __future__ import annotations
 import ast
 import importlib
 import importlib.util
+import inspect
 import json
+import pydoc
 import subprocess
 import sys
+import typing
 from pathlib import Path
 
 import pytest
@@ -63,6 +66,24 @@ def test_the_version_is_that_of_the_project() -> None:
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert empathy_kv.__version__ == project["version"]
+
+
+@pytest.mark.parametrize("name", ["PatternLibrary", "StateManager", "MetricsCollector", "AsyncPatternLibrary"])
+def test_help_and_notebooks_are_told_what_a_call_returns_and_not_the_steps_to_it(name: str) -> None:
+    kind = getattr(empathy_kv, name)
+    calls = [value for word, value in vars(kind).items() if inspect.isfunction(value) and not word.startswith("_")]
+    assert len(calls) > 4
+    for call in calls:
+        assert "Steps" not in str(inspect.signature(call)), call
+        assert "Steps" not in call.__annotations__["return"], call
+    assert "Steps" not in pydoc.render_doc(kind)
+
+
+def test_the_annotations_of_a_call_can_be_resolved() -> None:
+    store = empathy_kv.connect("memory:")
+    assert typing.get_type_hints(store.states.load_state)["return"] is empathy_kv.CollaborationState
+    assert typing.get_type_hints(store.patterns.find_patterns)["return"] == list[empathy_kv.PatternMatch]
+    assert list(inspect.signature(store.states.delete_state).parameters) == ["user_id"]
 
 
 HEAVY = [

@@ -7,6 +7,7 @@ replies. `run` drives it on a `KV`. `method` makes an ordinary method of such a 
 from __future__ import annotations
 
 import functools
+import inspect
 import itertools
 import os
 import secrets
@@ -591,4 +592,8 @@ def method(function: Callable[Concatenate[Any, P], Steps[R]]) -> Method[P, R]:
         result: R = self._run(function(self._rules, *args, **kwargs))
         return result
 
+    # What `help`, notebooks and editors show: what the caller gets, not the steps to it. `wraps` shares the mapping.
+    returned = function.__annotations__["return"].removeprefix("Steps[").removesuffix("]")
+    call.__annotations__ = {**function.__annotations__, "return": returned}
+    call.__signature__ = inspect.signature(function).replace(return_annotation=returned)  # type: ignore[attr-defined]
     return cast(Method[P, R], call)
