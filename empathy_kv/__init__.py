@@ -53,7 +53,7 @@ if TYPE_CHECKING:
         WrongTypeError,
     )
     from empathy_kv.kv.interface import Durability, EvictionWarning
-    from empathy_kv.metrics import MetricsCollector
+    from empathy_kv.metrics import GlobalStats, MetricsCollector, UserStats
     from empathy_kv.pattern_library import PatternLibrary
     from empathy_kv.persistence import PatternPersistence
     from empathy_kv.records import CollaborationState, Interaction, Pattern, PatternMatch
@@ -87,6 +87,7 @@ __all__ = [
     "EmpathyKVError",
     "EmpathyOS",
     "EvictionWarning",
+    "GlobalStats",
     "IdempotencyError",
     "Interaction",
     "Keep",
@@ -114,6 +115,7 @@ __all__ = [
     "UnavailableError",
     "UnfinishedError",
     "UnsupportedError",
+    "UserStats",
     "WrongTypeError",
     "connect",
     "connect_async",
@@ -133,7 +135,7 @@ _HOMES = {
     "backup.retention": ("Keep",),
     "collection": ("Collection",),
     "kv.interface": ("Durability", "EvictionWarning"),
-    "metrics": ("MetricsCollector",),
+    "metrics": ("GlobalStats", "MetricsCollector", "UserStats"),
     "pattern_library": ("PatternLibrary",),
     "persistence": ("PatternPersistence",),
     "records": ("CollaborationState", "Interaction", "Pattern", "PatternMatch"),
