@@ -21,7 +21,7 @@ def destination(filepath: object, argument: str = "filepath") -> Path:
         raise ArgumentTypeError(f"{argument} must be a path, not {type(filepath).__name__}", argument=argument)
     path = os.fspath(filepath)
     if isinstance(path, bytes) or not path or "\0" in path or "\ud800" <= max(path) <= "\udfff":
-        raise ArgumentError(f"{argument} must be the path of a file, not {path!r}", argument=argument)
+        raise ArgumentError(f"{argument} must be a path, not {path!r}", argument=argument)
     return Path(path)
 
 

@@ -60,7 +60,7 @@ def connect(
     directory apart. `replicas`: on a server, how many replicas must have a write before it returns.
     `history_limit`: how many interactions of a user the metrics keep one by one; counters are for ever.
     """
-    settings = _settings(durability, timeout, prefix, replicas)
+    settings = _settings(durability, timeout, prefix, replicas, history_limit)
     if isinstance(target, KV):
         kv = target
     elif target is None or isinstance(target, str):
@@ -93,7 +93,7 @@ async def connect_async(
     from empathy_kv.async_store import AsyncStore
     from empathy_kv.kv.asynchronous import AsyncKV, DirectKV, ThreadedKV
 
-    settings = _settings(durability, timeout, prefix, replicas)
+    settings = _settings(durability, timeout, prefix, replicas, history_limit)
     kv: AsyncKV
     if isinstance(target, AsyncKV):
         kv = target
@@ -126,12 +126,15 @@ class _Settings:
     server: dict[str, Any]
 
 
-def _settings(durability: Literal["fsync", "os"], timeout: float, prefix: str, replicas: int) -> _Settings:
+def _settings(
+    durability: Literal["fsync", "os"], timeout: float, prefix: str, replicas: int, history_limit: int
+) -> _Settings:
     if durability not in ("fsync", "os"):
         raise ArgumentError(f"durability must be 'fsync' or 'os', not {durability!r}", argument="durability")
     text(prefix, "prefix", 128)
     number(timeout, "timeout", 0.001, 3600.0)
     integer(replicas, "replicas", 0, 1000)
+    integer(history_limit, "history_limit", 1)
     return _Settings(durability, {"timeout": timeout, "prefix": prefix, "replicas": replicas})
 
 
@@ -177,6 +180,10 @@ def _files(url: str, settings: _Settings) -> KV:
         parts = urlsplit(url)
         if parts.netloc not in ("", "localhost"):
             raise ArgumentError("target must name a directory of this machine, as file:///path", argument="target")
+        if parts.query or parts.fragment:
+            raise ArgumentError(
+                "target must be file:///path with neither ? nor # in it; write them as %3F and %23", argument="target"
+            )
         path = unquote(parts.path)
     try:
         directory = destination(path)

@@ -18,7 +18,7 @@ from engines import ENGINES, place
 
 from empathy_kv.agent import EmpathyConfig, EmpathyOS
 from empathy_kv.collection import Collection
-from empathy_kv.errors import EmpathyKVError, WrongTypeError
+from empathy_kv.errors import ArgumentError, ArgumentTypeError, EmpathyKVError, UnavailableError, WrongTypeError
 from empathy_kv.kv.interface import KV
 from empathy_kv.kv.memory import MemoryKV
 from empathy_kv.kv.operations import Batch, Get, HGetAll, Name, Reply, ZRange
@@ -626,6 +626,38 @@ def test_a_password_is_in_no_error_and_no_name() -> None:
             said += f"{caught.value} {caught.value!r} {caught.value.__dict__}"
             store.close()
         assert "s3cret" not in said, url
+
+
+def test_a_server_that_does_not_answer_is_named() -> None:
+    with connect("redis://localhost:1", timeout=0.05) as store, pytest.raises(UnavailableError, match="localhost:1 "):
+        store.states.list_users()
+    with connect("unix:///nowhere/redis.sock", timeout=0.05) as store, pytest.raises(UnavailableError) as caught:
+        store.metrics.get_global_stats()
+    assert "/nowhere/redis.sock" in str(caught.value)
+
+
+def test_a_path_in_the_place_of_a_url_is_told_what_to_write() -> None:
+    with pytest.raises(ArgumentTypeError, match="file:DIR"):
+        connect(Path("agents"))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("url", ["file:///tmp/agents?durability=os", "file:///tmp/agents#1"])
+def test_what_the_url_of_a_directory_cannot_say_is_refused_and_not_dropped(url: str) -> None:
+    with pytest.raises(ArgumentError, match="%3F") as caught:
+        connect(url)
+    assert caught.value.argument == "target"
+
+
+def test_a_question_mark_in_the_name_of_a_directory_is_written_in_percent(tmp_path: Path) -> None:
+    with connect(f"file://{tmp_path}/a%3Fb%23c") as store:
+        store.states.save_state("u", state())
+    assert (tmp_path / "a?b#c").is_dir()
+
+
+@pytest.mark.parametrize("url", ["memory:", "sqlite:///agents.db"])
+def test_a_wrong_limit_of_the_history_is_refused_where_it_would_not_be_used_too(url: str) -> None:
+    with pytest.raises(ArgumentError, match="history_limit"):
+        connect(url, history_limit=0)
 
 
 def test_a_client_of_redis_py_is_taken_and_left_open() -> None:

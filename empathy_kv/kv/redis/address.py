@@ -173,6 +173,7 @@ def require_client(client: Any, *, asynchronous: bool) -> None:
     ):
         kind = "one of asyncio" if asynchronous else "one that is not of asyncio"
         raise ArgumentTypeError(
-            f"target must be a URL, an engine or a Redis client, {kind}, not {type(client).__name__}",
+            f"target must be a URL (a directory is file:DIR), an engine or a Redis client, {kind}, not "
+            f"{type(client).__name__}",
             argument="target",
         )

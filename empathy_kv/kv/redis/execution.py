@@ -125,11 +125,11 @@ class Execution:
                 call.doubtful = call.doubtful or (lost.sent and call.writes)
                 waited = isinstance(cause, redis.exceptions.TimeoutError)
                 if isinstance(cause, ClosedError):
-                    raise (self._unknown(call, cause) if call.doubtful else cause) from lost
+                    raise (self._unknown(call, node, cause) if call.doubtful else cause) from lost
                 if node is not None:
                     self.topology.forget(node)
                 if lost.sent and not call.repeatable:
-                    raise self._unknown(call, cause) from cause
+                    raise self._unknown(call, node, cause) from cause
             else:
                 if not isinstance(reply, Exception):
                     return reply
@@ -156,7 +156,7 @@ class Execution:
                 call.doubtful = waited = True
                 unconfirmed = cause
                 if not call.repeatable:
-                    raise self._unknown(call, cause) from cause
+                    raise self._unknown(call, node, cause) from cause
             elif name in _PASSING:
                 if name in _ELSEWHERE and node is not None:
                     self.topology.forget(node)
@@ -164,8 +164,8 @@ class Execution:
                 raise translate(cause) from cause
             if now + pause >= deadline:
                 if call.doubtful:
-                    raise self._unknown(call, unconfirmed or cause) from cause
-                raise self._unavailable(cause) from cause
+                    raise self._unknown(call, node, unconfirmed or cause) from cause
+                raise self._unavailable(node, cause) from cause
             if not waited:
                 # Spread, so that many workers do not come back at the same moment.
                 yield Pause(pause * random.uniform(0.5, 1.0))  # noqa: S311 - no secret
@@ -261,27 +261,35 @@ class Execution:
                 if answered(lost.cause):
                     raise translate(lost.cause) from lost.cause
                 if time.monotonic() >= deadline:
-                    raise self._unavailable(lost.cause) from lost.cause
+                    raise self._unavailable(node, lost.cause) from lost.cause
                 yield Pause(_FIRST_PAUSE)
             else:
                 return answers
 
-    def _unknown(self, call: Call, cause: Exception) -> OutcomeUnknown:
+    def _unknown(self, call: Call, node: Node | None, cause: Exception) -> OutcomeUnknown:
         if isinstance(cause, Unconfirmed):
             message = f"the write was applied, but {cause}; a failover may lose it"
         else:
             message = (
-                f"the write was sent and no reply came ({type(cause).__name__} until the timeout of "
-                f"{self.timeout:g} s); settle(token) tells whether it was applied"
+                f"the write was sent to {_named(node)} and no reply came ({type(cause).__name__} until the timeout "
+                f"of {self.timeout:g} s); settle(token) tells whether it was applied"
             )
         return OutcomeUnknown(message, token=call.token)
 
-    def _unavailable(self, cause: Exception) -> EmpathyKVError:
+    def _unavailable(self, node: Node | None, cause: Exception) -> EmpathyKVError:
         name = code(cause)
         if name == "READONLY":
             return StoragePermissionError("the server is a read-only replica, and no other took its place")
         why = name if name in _PASSING else type(cause).__name__
-        return UnavailableError(f"the server did not answer ({why} until the timeout of {self.timeout:g} s)")
+        return UnavailableError(f"{_named(node)} did not answer ({why} until the timeout of {self.timeout:g} s)")
+
+
+def _named(node: Node | None) -> str:
+    """Return what an error calls a server: where it is, and nothing else of how to connect to it."""
+    if node is None:
+        return "the server"
+    place = node.address if isinstance(node.address, str) else ":".join(map(str, node.address))
+    return f"the server at {place}"
 
 
 _UNSEEN: Final = Exception("nobody was asked")
