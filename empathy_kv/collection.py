@@ -121,7 +121,10 @@ class Collection(Generic[T]):
         return run(self._kv, self._rules.get_many(ids))
 
     def put_many(self, documents: Mapping[str, T], ttl: float | timedelta | None = None) -> None:
-        """Store documents by id. All are checked before the first is written; each batch (500 at most) is atomic."""
+        """Store documents by id, each for `ttl` seconds; as `put`.
+
+        All are checked before the first is written; each batch (500 at most) is atomic.
+        """
         run(self._kv, self._rules.put_many(documents, ttl))
 
     def keys(self) -> Iterator[str]:

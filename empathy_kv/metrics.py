@@ -226,6 +226,10 @@ class MetricsCollector:
                 kv = SQLite(destination(db_path, "db_path"), durability=durability)
         self._rules = MetricRules(metrics)
         self._run = functools.partial(run, kv)
+        self._kv = kv
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._kv!r})"
 
     record_interaction = method(MetricRules.record_interaction)
     get_user_stats = method(MetricRules.get_user_stats)

@@ -308,7 +308,10 @@ class PatternRules:
     def get_related_patterns(
         self, pattern_id: str, depth: int = 1, *, max_staleness: float | None = None
     ) -> Steps[list[Pattern]]:
-        """Return the patterns within `depth` links of one, each once, the nearest first; not the pattern itself."""
+        """Return the patterns within `depth` links of one, each once, the nearest first; not the pattern itself.
+
+        Of an unknown pattern, none.
+        """
         text(pattern_id, "pattern_id", MAX_ID)
         integer(depth, "depth", 0)
         index = yield from self._pull(max_staleness)
@@ -334,7 +337,11 @@ class PatternRules:
             return index.top(n, sort_by)
 
     def get_library_stats(self, *, max_staleness: float | None = None) -> Steps[dict[str, Any]]:
-        """Return totals and averages; the average success rate is that of the patterns that were used."""
+        """Return figures of the whole library; of an empty one, zeros.
+
+        `total_patterns`, `total_usage`, `total_agents`, `average_confidence`, `average_success_rate` (of the patterns
+        that were used), and `patterns_by_type`: how many there are of each.
+        """
         index = yield from self._pull(max_staleness)
         with index.lock:
             return index.stats()
@@ -471,9 +478,12 @@ class PatternLibrary(Settings):
     def __init__(self, patterns: Patterns | None = None, kv: Engine | None = None) -> None:
         self._rules = PatternRules(LocalPatterns() if patterns is None else patterns)
         self._run = functools.partial(run, kv)
+        self._kv = kv
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({type(self._rules.patterns).__name__})"
+        # On a store, where it is: to count the patterns there would take a round trip.
+        where = f"{self._run(self._rules.patterns.count())} patterns" if self._kv is None else repr(self._kv)
+        return f"{type(self).__name__}({where})"
 
     contribute_pattern = method(PatternRules.contribute_pattern)
     contribute_patterns = method(PatternRules.contribute_patterns)

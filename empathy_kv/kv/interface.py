@@ -432,6 +432,9 @@ class Collected:
         self._checks: list[Check] = []
         self.replies: list[Reply] = []
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({len(self._operations)} operations, {len(self._checks)} checks)"
+
     def add(self, *operations: Operation) -> Self:
         """Add operations as they stand in `empathy_kv.kv.operations`."""
         self._operations.extend(operations)
@@ -565,6 +568,12 @@ def asked(kv: Any, request: Any) -> list[Any]:
 
 class Asynchronous:
     """The base of what is used in an event loop: the methods of the domain are coroutines there."""
+
+    _run: functools.partial[Any]
+    """The driver, given what it runs steps on."""
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._run.args[0]!r})"
 
 
 class Method(Protocol[P, R]):

@@ -34,6 +34,9 @@ class _Threads:
         self.database = database
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="empathy_kv")
 
+    def __repr__(self) -> str:
+        return repr(self.database)
+
     async def call(self, function: Callable[..., R], *arguments: Any) -> R:
         call = functools.partial(function, *arguments)
         try:

@@ -195,8 +195,19 @@ def test_an_id_that_is_taken_or_given_twice_stops_the_whole_bulk(library: Patter
 def test_a_pattern_that_cannot_be_stored_stops_the_whole_bulk(library: PatternLibrary) -> None:
     with pytest.raises(CodecError) as caught:
         library.contribute_patterns("b", [*(pattern(f"p{number}") for number in range(600)), pattern(confidence=1.5)])
-    assert caught.value.path == "$.confidence"
+    assert (caught.value.path, caught.value.argument) == ("$.confidence", "pattern")
+    assert str(caught.value).startswith("pattern 'p': "), "which of 601 it is"
     assert list(library.patterns) == []
+
+
+def test_a_library_says_where_it_is_and_one_in_memory_how_many_it_has() -> None:
+    library = PatternLibrary()
+    library.contribute_pattern("a", pattern())
+    assert repr(library) == "PatternLibrary(1 patterns)"
+    with connect("memory:") as store:
+        assert repr(store.patterns) == "PatternLibrary(MemoryKV())"
+        assert repr(store.metrics) == "MetricsCollector(MemoryKV())"
+    assert repr(store.patterns) == "PatternLibrary(MemoryKV())", "after it was closed, too"
 
 
 def test_a_pattern_that_is_too_large_stops_the_whole_bulk() -> None:
