@@ -221,7 +221,7 @@ class StoragePermissionError(StorageError, PermissionError):
 
 
 class OutcomeUnknown(EmpathyKVError, TimeoutError):  # noqa: N818 - the outcome of a write, named as one
-    """The write was sent and no answer came. `kv.settle(token)` finds out; repeating the batch with it is safe.
+    """The write was sent and no answer came. `store.settle(token)` finds out; repeating the batch with it is safe.
 
     `token` is None for a batch that was sent without one: then only the caller can find out.
     """

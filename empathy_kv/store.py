@@ -23,7 +23,8 @@ T = TypeVar("T")
 class Store:
     """What `connect` returns. Threads may share it; `close` it, or use it as a context manager.
 
-    `patterns`, `states` and `metrics` are the domain; `kv` is the engine below, for data of your own.
+    `patterns`, `states` and `metrics` are the domain; `kv` is the engine below, for data of your own. Namespaces whose
+    first name is `collection`, `metrics`, `patterns`, `states` or `store` hold the store's own data.
     """
 
     patterns: PatternLibrary
