@@ -15,6 +15,7 @@ from typing import Final, Protocol, TypeAlias
 import msgspec
 from attrs import evolve, frozen
 
+from empathy_kv.errors import ArgumentTypeError
 from empathy_kv.snapshot_lines import (
     Check,
     Counts,
@@ -76,7 +77,15 @@ def dump(store: Store, *, progress: Progress | None = None) -> Lines:
     `UnfinishedError` if the store holds a part of a snapshot, `DamagedError` or `CodecError` if something that it holds
     cannot be read: then there is no last line.
     """
-    return stream(store._contents().lines(), progress)
+    return stream(_contents(store).lines(), progress)
+
+
+def _contents(store: Store) -> Contents:
+    if not isinstance(store, Store):
+        raise ArgumentTypeError(
+            f"store must be a Store, which connect() returns, not {type(store).__name__}", argument="store"
+        )
+    return store._contents()
 
 
 def stream(lines: Lines, progress: Progress | None = None) -> Lines:
@@ -146,7 +155,7 @@ def restore(store: Store, lines: Iterable[bytes], *, replace: bool = False, prog
     A store that keeps so many interactions of a user one by one (`history_limit`) takes the newest of them; the
     counters are those of all.
     """
-    contents = store._contents()
+    contents = _contents(store)
     with Spool() as spool:
         check = Check(contents.years)
         later: dict[str, list[str]] = {}

@@ -147,9 +147,10 @@ def _scheme(target: str | None) -> tuple[str, str]:
     url = (os.environ.get("EMPATHY_KV_URL") or DEFAULT_URL) if target is None else target
     scheme = url.partition(":")[0].lower() if ":" in url else ""
     if scheme not in _OPENERS and scheme not in SQL:
+        what = "EMPATHY_KV_URL in the environment" if target is None else "target"
         # Not the URL itself: it may hold a password.
         raise ArgumentError(
-            f"target must be a URL that begins with one of {', '.join(f'{name}:' for name in (*_OPENERS, *SQL))}; "
+            f"{what} must be a URL that begins with one of {', '.join(f'{name}:' for name in (*_OPENERS, *SQL))}; "
             f"a directory is file:DIR",
             argument="target",
         )

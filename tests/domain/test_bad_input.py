@@ -636,6 +636,14 @@ def test_a_server_that_does_not_answer_is_named() -> None:
     assert "/nowhere/redis.sock" in str(caught.value)
 
 
+def test_a_wrong_url_in_the_environment_is_told_apart_from_one_that_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EMPATHY_KV_URL", "agents")
+    with pytest.raises(ArgumentError, match=r"^EMPATHY_KV_URL in the environment must be a URL"):
+        connect()
+    with pytest.raises(ArgumentError, match=r"^target must be a URL"):
+        connect("agents")
+
+
 def test_a_path_in_the_place_of_a_url_is_told_what_to_write() -> None:
     with pytest.raises(ArgumentTypeError, match="file:DIR"):
         connect(Path("agents"))  # type: ignore[arg-type]

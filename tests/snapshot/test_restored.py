@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import tempfile
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -13,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from places import KINDS, Place, everything, fill, new, places
 
-from empathy_kv import CollaborationState, NotEmptyError, Pattern, PatternLibrary
+from empathy_kv import ArgumentTypeError, CollaborationState, NotEmptyError, Pattern, PatternLibrary, connect_async
 from empathy_kv.records import Interaction
 from empathy_kv.snapshot import content, dump, restore
 from empathy_kv.testing.hostile import HOSTILE, storable
@@ -28,6 +29,19 @@ AT = datetime(2025, 1, 20, 23, 59, 59, 999_999, tzinfo=UTC)
 def records(lines: list[bytes]) -> list[bytes]:
     """Return the lines of a snapshot but the first and the last, in an order that does not depend on the engine."""
     return sorted(lines[1:-1])
+
+
+@pytest.mark.parametrize("other", ["file:agents", None, PatternLibrary()])
+def test_what_is_no_store_for_threads_is_refused(other: Any) -> None:
+    for call in (dump, lambda store: restore(store, [])):
+        with pytest.raises(ArgumentTypeError, match="store must be a Store") as caught:
+            call(other)
+        assert caught.value.argument == "store"
+
+
+def test_a_store_of_an_event_loop_is_refused() -> None:
+    with pytest.raises(ArgumentTypeError, match="not AsyncStore"):
+        dump(asyncio.run(connect_async("memory:")))  # type: ignore[arg-type]
 
 
 def tour(
