@@ -112,13 +112,24 @@ class AsyncCollection(Generic[T]):
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._rules.namespace[1]!r})"
 
-    async def put(self, id: str, document: T, ttl: float | timedelta | None = None) -> int:
+    async def put(
+        self,
+        id: str,
+        document: T,
+        ttl: float | timedelta | None = None,
+        *,
+        expected_version: int | None = None,
+    ) -> int:
         """Store a document in the place of one that was there, and return its version; as `Collection.put`."""
-        return await run(self._kv, self._rules.put(id, document, ttl))
+        return await run(self._kv, self._rules.put(id, document, ttl, expected_version))
 
     async def get(self, id: str) -> T | None:
         """Return a document, None if it is absent or has expired."""
         return await run(self._kv, self._rules.get(id))
+
+    async def get_versioned(self, id: str) -> tuple[T | None, int]:
+        """Return a document and its version, for `put(..., expected_version=)`; (None, 0) if it is absent."""
+        return await run(self._kv, self._rules.get_versioned(id))
 
     async def delete(self, id: str) -> bool:
         """Delete a document and return whether it was there; deleting twice is no error."""

@@ -14,7 +14,7 @@ from typing import Final, Generic, TypeVar
 from empathy_kv.codec import codec
 from empathy_kv.errors import ArgumentTypeError, CodecError
 from empathy_kv.kv.interface import KV, Several, Steps, run
-from empathy_kv.kv.operations import PAGE, Batch, Delete, Get, Name, Set, pages, seconds, text
+from empathy_kv.kv.operations import PAGE, Batch, Check, Delete, Get, Name, Set, Version, pages, seconds, text
 from empathy_kv.records import MAX_ID
 
 T = TypeVar("T")
@@ -51,14 +51,22 @@ class CollectionRules(Generic[T]):
         except CodecError as error:
             raise CodecError(f"document {id!r} as it is stored: {error}", path=error.path) from error
 
-    def put(self, id: str, document: T, ttl: float | timedelta | None) -> Steps[int]:
-        replies = yield Batch.of(self.namespace, Set(_id(id), self._encode(id, document), ttl))
+    def put(self, id: str, document: T, ttl: float | timedelta | None, expected_version: int | None) -> Steps[int]:
+        write = Set(_id(id), self._encode(id, document), ttl)
+        if expected_version is None:
+            replies = yield Batch.of(self.namespace, write)
+        else:
+            replies = yield Batch(self.namespace, (write,), (Check(id, expected_version),))
         version: int = replies[0]
         return version
 
     def get(self, id: str) -> Steps[T | None]:
         replies = yield Batch.of(self.namespace, Get(_id(id)))
         return None if replies[0] is None else self._decode(id, replies[0])
+
+    def get_versioned(self, id: str) -> Steps[tuple[T | None, int]]:
+        data, version = yield Batch(self.namespace, (Get(_id(id)), Version(id)))
+        return (None, 0) if data is None else (self._decode(id, data), version)
 
     def delete(self, id: str) -> Steps[bool]:
         replies = yield Batch.of(self.namespace, Delete(_id(id)))
@@ -100,17 +108,29 @@ class Collection(Generic[T]):
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._rules.namespace[1]!r})"
 
-    def put(self, id: str, document: T, ttl: float | timedelta | None = None) -> int:
+    def put(
+        self,
+        id: str,
+        document: T,
+        ttl: float | timedelta | None = None,
+        *,
+        expected_version: int | None = None,
+    ) -> int:
         """Store a document in the place of one that was there, and return its version.
 
-        It lives for `ttl` seconds (or a timedelta); None is for ever. `CodecError` if it holds what its class does not
-        declare: then nothing is stored.
+        It lives for `ttl` seconds (or a timedelta); None is for ever. `expected_version`: store it only if the one that
+        is there has this version (0: only if there is none), else raise `CheckError`. `CodecError` if it holds what its
+        class does not declare: then nothing is stored.
         """
-        return run(self._kv, self._rules.put(id, document, ttl))
+        return run(self._kv, self._rules.put(id, document, ttl, expected_version))
 
     def get(self, id: str) -> T | None:
         """Return a document, None if it is absent or has expired."""
         return run(self._kv, self._rules.get(id))
+
+    def get_versioned(self, id: str) -> tuple[T | None, int]:
+        """Return a document and its version, for `put(..., expected_version=)`; (None, 0) if it is absent."""
+        return run(self._kv, self._rules.get_versioned(id))
 
     def delete(self, id: str) -> bool:
         """Delete a document and return whether it was there; deleting twice is no error."""

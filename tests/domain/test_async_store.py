@@ -78,7 +78,10 @@ async def documents_story(call: Callable[[Any], Any], store: Any) -> list[Any]:
     await call(documents.put_many({str(number): CollaborationState(user_id=str(number)) for number in range(600)}))
     told.append(sorted(await call(documents.get_many(["1", "2", "absent"]))))
     told.append((await call(documents.get("7"))).user_id)
+    document, version = await call(documents.get_versioned("7"))
+    told.append(await call(documents.put("7", document, expected_version=version)) > version)
     told.append((await call(documents.delete("7")), await call(documents.get("7"))))
+    told.append(await call(documents.get_versioned("7")))
     return told
 
 

@@ -13,7 +13,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from empathy_kv.collection import Collection
-from empathy_kv.errors import ArgumentTypeError, ClosedError, CodecError, LimitError, WrongTypeError
+from empathy_kv.errors import (
+    ArgumentError,
+    ArgumentTypeError,
+    CheckError,
+    ClosedError,
+    CodecError,
+    LimitError,
+    WrongTypeError,
+)
 from empathy_kv.kv.memory import MemoryKV
 from empathy_kv.store import Store
 
@@ -82,6 +90,22 @@ def test_a_later_document_takes_the_place_of_the_one_before_with_a_greater_versi
     assert all(version > 0 for version in versions)
     assert notes.get("n") == Note("x", 2)
     assert list(notes.keys()) == ["n"]
+
+
+def test_a_document_that_somebody_else_changed_meanwhile_is_not_overwritten(notes: Collection[Note]) -> None:
+    assert notes.get_versioned("n") == (None, 0)
+    first = notes.put("n", Note("mine", 1), expected_version=0)
+    assert notes.get_versioned("n") == (Note("mine", 1), first)
+    with pytest.raises(CheckError):
+        notes.put("n", Note("mine", 2), expected_version=0)
+    other = notes.put("n", Note("another's", 1))
+    with pytest.raises(CheckError) as caught:
+        notes.put("n", Note("mine", 2), ttl=60, expected_version=first)
+    assert (caught.value.key, caught.value.expected, caught.value.actual) == ("n", first, other)
+    assert notes.get("n") == Note("another's", 1)
+    assert notes.put("n", Note("mine", 2), expected_version=other) > other
+    with pytest.raises(ArgumentError):
+        notes.put("n", Note("mine", 3), expected_version=-1)
 
 
 def test_many_are_put_got_and_listed(notes: Collection[Note]) -> None:
