@@ -25,7 +25,7 @@ from typing import Final
 
 from empathy_kv.errors import ClosedError, EmpathyKVError, LockTimeoutError, OutcomeUnknown
 from empathy_kv.kv.files import checkpoint, disk, frames
-from empathy_kv.kv.files.lock import Lock
+from empathy_kv.kv.files.lock import Lock, WriterLock
 from empathy_kv.kv.files.overlay import Change, Overlay, Stamp
 from empathy_kv.kv.files.view import View, now
 from empathy_kv.kv.operations import Batch, Reply, Set, Settle
@@ -44,6 +44,7 @@ _LEFT: Final = 1_000
 """Documents that may be left for that."""
 
 _NONE: Final = disk.NONE
+_NOTHING: Final[Callable[[], object]] = int
 _TRIES: Final = 8
 """How often a read that takes several documents begins anew because of writers; then it has them wait."""
 
@@ -51,12 +52,27 @@ _TRIES: Final = 8
 class Commit:
     """A batch that waits to be written, and then what became of it."""
 
-    __slots__ = ("batch", "change", "done", "error")
+    __slots__ = ("batch", "change", "error", "group")
 
     def __init__(self, batch: Batch) -> None:
         self.batch = batch
         self.change: Change | None = None
         self.error: BaseException | None = None
+        self.group: Group | None = None
+
+    @property
+    def done(self) -> bool:
+        """Whether it is known what became of it."""
+        return self.group is not None and self.group.done
+
+
+class Group:
+    """Batches that are committed together."""
+
+    __slots__ = ("commits", "done")
+
+    def __init__(self) -> None:
+        self.commits: list[Commit] = []
         self.done = False
 
 
@@ -67,9 +83,9 @@ class Directory:
         self.path = path
         self._durable = durable
         self._view = View(path)
-        self._lock = Lock(path / "lock", timeout)
+        self._lock = WriterLock(path / "lock", timeout)
         self._keeper = Lock(path / "journal" / "lock", timeout)
-        self._patience = timeout / 2
+        self._timeout = timeout
         self._queue: deque[Commit] = deque()
         self._wrote = self._closed = False
 
@@ -112,16 +128,16 @@ class Directory:
 
     def _apply(self, batch: Batch) -> list[Reply]:
         """Commit a batch whose frame needs no replies in it, and no sync: what is applied is in the journal."""
-        view, lock = self._view, self._lock
         while True:
-            lock.acquire(meanwhile=self._look)
-            try:
-                with view.mutex:
-                    if self._ready():
-                        return self._log(batch)
-            finally:
-                lock.release()
+            replies = self._lock.run(self._append, batch, meanwhile=self._look)
+            if replies is not None:
+                return replies
             self._renew()
+
+    def _append(self, batch: Batch) -> list[Reply] | None:
+        """Commit a batch, unless no journal can take it. The lock is held."""
+        with self._view.mutex:
+            return self._log(batch) if self._ready() else None
 
     def _look(self) -> None:
         """Take what others write while they have the lock, so that less is left to do once we have it."""
@@ -166,7 +182,7 @@ class Directory:
         """Wait until another thread has committed the batch, or commit all that wait."""
         try:
             while not commit.done:
-                if not self._lead(commit):
+                if not self._lock.run(self._lead, commit, meanwhile=_NOTHING):
                     self._renew()
         except BaseException as error:
             try:
@@ -179,26 +195,27 @@ class Directory:
             raise
 
     def _lead(self, commit: Commit) -> bool:
-        """Commit all that wait, unless the batch was committed meanwhile; return False if no journal can take them."""
-        self._lock.acquire()
-        try:
-            if commit.done:
-                return True
-            with self._view.mutex:
-                ready = self._ready()
-            if ready:
-                self._commit()
-            return ready
-        finally:
-            self._lock.release()
+        """Commit all that wait, unless the batch was committed meanwhile; return False if no journal can take them.
+
+        The lock is held.
+        """
+        if commit.done:
+            return True
+        with self._view.mutex:
+            ready = self._ready()
+        if ready:
+            self._commit()
+        return ready
 
     def _ready(self) -> bool:
         """Take what was committed, and return whether the journal can be appended to. Lock and mutex are held."""
         if self._closed:
             raise ClosedError("the store is closed")
         view, journal = self._view, self._view.journal
-        if journal.current():
+        if view.sure and journal.current():
             return True
+        if not self._lock.there():
+            return False  # The directory was removed or replaced: who writes to what is there holds another lock.
         if journal.gone():
             view.restart()
         view.follow()
@@ -219,16 +236,18 @@ class Directory:
         """
         at = now()
         view, journal = self._view, self._view.journal
-        group: list[Commit] = []
+        group = Group()
         changes: list[Change] = []
         lines: list[bytes] = []
         try:
             with view.mutex:
                 view.catch_up()
                 while self._queue:
-                    group.append(self._queue[0])  # An interrupt must find it in one of the two.
+                    commit = self._queue[0]
+                    commit.group = group
+                    group.commits.append(commit)  # An interrupt must find it in one of the two.
                     self._queue.popleft()
-                    self._execute(group[-1], at, changes, lines)
+                    self._execute(commit, at, changes, lines)
                 data = lines[0] if len(lines) == 1 else b"".join(lines)
                 if data and self._durable:
                     undo(changes)
@@ -252,7 +271,7 @@ class Directory:
                     self._redo(changes, data)
         except OSError as error:
             lost = {change.token for change in changes}
-            for commit in group:
+            for commit in group.commits:
                 # One that was refused, or had its replies from before, does not depend on this append.
                 if commit.error is None and commit.change is not None and commit.change.token in lost:
                     commit.error = self._failed(error, commit.batch)
@@ -260,15 +279,15 @@ class Directory:
             # An interrupt: what was written of the frames, the next look at the journal will tell.
             with view.mutex:
                 view.restart()
-            for commit in group:
+            for commit in group.commits:
                 commit.error = commit.error or OutcomeUnknown("the commit was interrupted", token=commit.batch.token)
             raise
         finally:
+            # At once, and before any call, in which an interrupt would keep those who wait from it.
+            group.done = True
             view.busy = False
             for change in changes:
                 change.end()
-            for commit in group:
-                commit.done = True
 
     def _redo(self, changes: Sequence[Change], data: bytes) -> None:
         view, journal = self._view, self._view.journal
@@ -304,7 +323,8 @@ class Directory:
             journal.sync()
         except OSError as error:
             journal.take_back()
-            # So this journal ends; if even that fails, a power cut may still bring the frame back.
+            journal.end_here()
+            # If the next does not begin, a power cut may still bring the frame back.
             try:
                 known = self._keeper.acquire(wait=False)
                 if known:
@@ -339,7 +359,7 @@ class Directory:
         What is written while it is made has to be written out, too: at its end nobody could write for long, and the
         journal would grow for ever.
         """
-        end = time.monotonic() + self._patience
+        end = time.monotonic() + self._timeout / 2
         while self._over(_BEHIND) and time.monotonic() < end:
             if self._keeper.acquire(wait=False):  # Nobody makes one.
                 self._keeper.release()
@@ -366,16 +386,26 @@ class Directory:
                 return
             try:
                 written: dict[str, Stamp] = {}
+                self._require_place(written)
                 for _ in range(_ROUNDS):
                     if checkpoint.write(view, written) <= _LEFT:
                         break
                 with self._lock.hold():
+                    self._require_place(written)
                     with view.mutex:
                         self._ready()
                     if journal.descriptor != _NONE:
                         checkpoint.turn(view, written)
             finally:
                 self._keeper.release()
+
+    def _require_place(self, written: dict[str, Stamp]) -> None:
+        """Begin anew if what is there is not what this process knows: it was removed, or replaced by a copy."""
+        with self._view.mutex:
+            if self._view.journal.gone():
+                self._view.restart()
+                self._view.catch_up()
+                written.clear()
 
     # Snapshots
 
@@ -442,6 +472,7 @@ class Directory:
 
     def close(self, *, checkpoint: bool = True) -> None:
         """Bring the documents up to date if anything was written here, and give the descriptors back."""
+        self._require_outside()
         try:
             if checkpoint and self._wrote:
                 self.checkpoint()
@@ -451,6 +482,16 @@ class Directory:
             self._lock.close()
             with self._view.mutex:
                 self._view.restart()
+
+    def _require_outside(self) -> None:
+        """Raise `LockTimeoutError` if the table stays in use: by what a signal interrupted whose handler calls this."""
+        end = time.monotonic() + self._timeout
+        while self._view.mutex.locked():
+            if time.monotonic() > end:
+                raise LockTimeoutError(
+                    f"{self.path} has been in use for {self._timeout:g} s", path=str(self.path), timeout=self._timeout
+                )
+            time.sleep(_PAUSE)
 
 
 class _SyncError(OSError):

@@ -43,6 +43,8 @@ class Journal:
         descriptor, self.descriptor = self.descriptor, _NONE
         disk.shut(descriptor)
         self.number = 0
+        self._place = ""
+        self._file = 0
         self.revision = 0
         """That of the last line that was taken."""
         self.offset = self.began = self.synced = 0
@@ -75,15 +77,23 @@ class Journal:
         return not (self.descriptor == _NONE or self.ended or self.booted or self.suspect)
 
     def current(self) -> bool:
-        """Return whether it is as it was taken, is still the one in its directory, and may be appended to."""
+        """Return whether it is as it was taken, was not removed, and may be appended to."""
         if self.cut or self.refusal is not None or not self.usable:
             return False
         status = os.fstat(self.descriptor)
         return status.st_size == self.offset and status.st_nlink > 0
 
     def gone(self) -> bool:
-        """Return whether somebody removed the file. A checkpoint says by an end that it will."""
-        return self.descriptor != _NONE and os.fstat(self.descriptor).st_nlink == 0
+        """Return whether the file is no more where it was: a checkpoint goes on in another, or somebody removed it.
+
+        It is asked for by name: of a directory that was moved away, the files that are open are as they were.
+        """
+        if self.descriptor == _NONE:
+            return False
+        try:
+            return os.lstat(self._place).st_ino != self._file
+        except FileNotFoundError:
+            return True
 
     # Opening
 
@@ -102,7 +112,8 @@ class Journal:
         path = place(self.directory, number)
         descriptor, refusal = disk.opened(path)
         try:
-            if os.fstat(descriptor).st_nlink > 1:
+            status = os.fstat(descriptor)
+            if status.st_nlink > 1:
                 raise DamagedError(f"{path} has another name: it is a hard link", path=str(path))
             head, end = begin(descriptor, str(path))
         except BaseException:
@@ -110,6 +121,7 @@ class Journal:
             raise
         self.reset()
         self.descriptor, self.refusal, self.number = descriptor, refusal, number
+        self._place, self._file = str(path), status.st_ino
         self.offset = self.began = self.synced = end
         self.revision = head.revision
         self.booted = head.boot != disk.boot()
@@ -149,11 +161,13 @@ class Journal:
     # Writing; under the lock of who writes
 
     def append(self, data: bytes) -> None:
-        """Write frames at the end. If that fails, none of them is there."""
+        """Write frames at the end. If that fails, none of them is there; after an interrupt, all of them may be."""
         try:
             disk.append(self.descriptor, data)
-        except BaseException:
+        except OSError:
             self.take_back()
+            if len(data) > frames.HEADER + frames.following(data[: frames.HEADER]):
+                self.end_here()
             raise
 
     def taken(self, data: bytes, revision: int) -> None:
@@ -165,6 +179,14 @@ class Journal:
         """Remove frames that were not committed. If that fails, too, the next writer does it."""
         with contextlib.suppress(OSError):
             os.ftruncate(self.descriptor, self.offset)
+
+    def end_here(self) -> None:
+        """End it after a whole frame was taken back, since a reader may have that: another as long would be no news.
+
+        The end is shorter than any frame, so whoever has read on begins anew.
+        """
+        with contextlib.suppress(OSError):
+            self.end()
 
     def mend(self) -> None:
         """Remove a frame that is cut short."""
@@ -199,8 +221,7 @@ def place(directory: Path, number: int) -> Path:
 def numbers(directory: Path) -> list[int]:
     """Return the numbers of the journals in a directory, in order."""
     try:
-        with os.scandir(directory) as found:
-            return sorted(int(entry.name) for entry in found if _NUMBER.fullmatch(entry.name))
+        return sorted(int(name) for name in os.listdir(directory) if _NUMBER.fullmatch(name))
     except FileNotFoundError:
         return []
 

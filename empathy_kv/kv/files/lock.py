@@ -2,18 +2,22 @@
 
 Rules. The lock file is never unlinked: two processes would lock two files. The kernel frees the lock of a process that
 dies. flock belongs to the open file, so a thread lock stands before it. The descriptor stays open between two holds,
-because opening costs more than locking. Where there is no flock (Windows), filelock does the same portably.
+because opening costs more than locking; a child that was forked closes its copy, which would keep the lock of a parent
+that dies. Where there is no flock (Windows), filelock does the same portably.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, Final, TypeVar
 
 from empathy_kv.errors import LockTimeoutError
 from empathy_kv.kv.files import disk
@@ -25,11 +29,15 @@ else:
 
     _TAKE = LOCK_EX | LOCK_NB
 
+R = TypeVar("R")
+
 _PAUSE = 0.0003, 0.001
 """Seconds between two tries: the first, and the longest.
 
 Shorter ones hand the lock over after every few writes, and then all processes together write less than one alone.
 """
+_NOTHING: Final[Callable[[], object]] = int
+"""What unlocks a file that was not opened. Not a function of ours: see `WriterLock.run`."""
 
 
 class Lock:
@@ -38,9 +46,14 @@ class Lock:
     def __init__(self, path: Path, timeout: float) -> None:
         self._path = path
         self._timeout = timeout
-        self._threads = threading.Lock()
         self._descriptor = disk.NONE
-        self._process = os.getpid()
+        self._unlock = _NOTHING
+        self._begin()
+        _LOCKS.add(self)
+
+    def _begin(self) -> None:
+        # The thread that gives the lock back needs not be the one that took it: a generator may hold it.
+        self._threads: Any = threading.Lock()
 
     def __del__(self) -> None:
         disk.shut(self._descriptor)
@@ -54,19 +67,13 @@ class Lock:
         finally:
             self.release()
 
-    def acquire(self, *, wait: bool = True, meanwhile: Callable[[], object] | None = None) -> bool:
+    def acquire(self, *, wait: bool = True) -> bool:
         """Take the lock and return True.
 
         If it is not to be had within the timeout, raise `LockTimeoutError`; without `wait` return False at once.
-        `meanwhile` is what can be done while another process has it, before each further try.
         """
-        if os.getpid() != self._process:
-            # The descriptor that a fork leaves shares the parent's lock, and one of its threads may have held ours.
-            self._threads = threading.Lock()
-            self._process = os.getpid()
-            self.close()
-        remaining = self._timeout
         threads = self._threads
+        remaining = self._timeout
         if not threads.acquire(False):
             if not wait:
                 return False
@@ -74,14 +81,17 @@ class Lock:
             if not threads.acquire(timeout=remaining):
                 raise self._late()
             remaining -= time.monotonic() - began
+        taken = False
         try:
-            if self._try() or (wait and self._wait(remaining, meanwhile)):
-                return True
-        except BaseException:
-            threads.release()
-            raise
-        threads.release()
-        return False
+            while self._try() or (wait and self._wait(remaining, _NOTHING)):
+                taken = self.there()
+                if taken:
+                    return True
+                self._close()  # It was removed: whoever comes next would lock another file.
+            return False
+        finally:
+            if not taken:
+                self.release()
 
     def release(self) -> None:
         """Give the lock back."""
@@ -90,14 +100,40 @@ class Lock:
         finally:
             self._threads.release()
 
-    def _wait(self, seconds: float, meanwhile: Callable[[], object] | None) -> bool:
+    def there(self) -> bool:
+        """Return whether the file that is open is the one that stands there."""
+        try:
+            return self._descriptor != disk.NONE and os.path.samestat(os.fstat(self._descriptor), self._path.lstat())
+        except FileNotFoundError:
+            return False
+
+    def reopen(self) -> None:
+        """Forget a lock file that was removed, so that the next hold is one of the file that is there."""
+        with self._threads:
+            if self._descriptor != disk.NONE and not self.there():
+                self._close()
+
+    def close(self) -> None:
+        """Close the descriptor once nobody here holds the lock. The next hold opens it again."""
+        with self._threads:
+            self._close()
+
+    def forked(self) -> None:
+        """Begin anew in a child, whose parent's threads may have held the lock."""
+        self._begin()
+        self._close()
+
+    def _close(self) -> None:
+        descriptor, self._descriptor, self._unlock = self._descriptor, disk.NONE, _NOTHING
+        disk.shut(descriptor)
+
+    def _wait(self, seconds: float, meanwhile: Callable[[], object]) -> bool:
         # A blocking flock has no timeout but by a signal, which a library must not take.
         deadline = time.monotonic() + seconds
         pause, longest = _PAUSE
         while True:
             time.sleep(pause)
-            if meanwhile is not None:
-                meanwhile()
+            meanwhile()
             if self._try():
                 return True
             if time.monotonic() >= deadline:
@@ -107,46 +143,99 @@ class Lock:
     if sys.platform == "win32":
 
         def _try(self) -> bool:
-            self._lock = filelock.FileLock(self._path, mode=0o600)
+            lock = filelock.FileLock(self._path, mode=0o600)
+            self._unlock = lock.release
             try:
-                self._lock.acquire(blocking=False)
+                lock.acquire(blocking=False)
             except filelock.Timeout:
                 return False
             return True
 
-        def _unlock(self) -> None:
-            self._lock.release()
-
     else:
 
         def _try(self) -> bool:
-            if self._descriptor < 0:
+            if self._descriptor == disk.NONE:
                 self._descriptor, _ = disk.opened(self._path, create=True)
+                self._unlock = functools.partial(flock, self._descriptor, LOCK_UN)
             try:
                 flock(self._descriptor, _TAKE)
             except BlockingIOError:
                 return False
             return True
 
-        def _unlock(self) -> None:
-            flock(self._descriptor, LOCK_UN)
-
     def _late(self) -> LockTimeoutError:
         return LockTimeoutError(
-            f"another writer has held {self._path} for {self._timeout:g} s", path=str(self._path), timeout=self._timeout
+            f"another writer has held {self._path} for {self._timeout:g} s (timeout=)",
+            path=str(self._path),
+            timeout=self._timeout,
         )
 
-    def reopen(self) -> None:
-        """Forget a lock file that was removed, so that the next hold is one of the file that is there."""
-        with self._threads, contextlib.suppress(FileNotFoundError):
-            if self._descriptor >= 0 and not os.path.samestat(os.fstat(self._descriptor), self._path.lstat()):
-                self._close()
+
+class WriterLock(Lock):
+    """The lock of those who write: held for a call, and given back whatever interrupts it."""
+
+    def _begin(self) -> None:
+        # One that knows its thread: who did not get it cannot release it.
+        self._threads = threading.RLock()
+        self._owner = 0
+
+    def acquire(self, *, wait: bool = True) -> bool:
+        """Take the lock, as any."""
+        self._require_outside()
+        return super().acquire(wait=wait)
 
     def close(self) -> None:
-        """Close the descriptor once nobody here holds the lock. The next hold opens it again."""
-        with self._threads:
-            self._close()
+        """Close the descriptor, as that of any."""
+        self._require_outside()
+        super().close()
 
-    def _close(self) -> None:
-        descriptor, self._descriptor = self._descriptor, disk.NONE
-        disk.shut(descriptor)
+    def run(self, body: Callable[..., R], *arguments: object, meanwhile: Callable[[], object]) -> R:
+        """Call `body` while the lock is held; raise `LockTimeoutError` if it is not to be had within the timeout.
+
+        `meanwhile` is what can be done while another process has it, before each further try. It is not seen to it
+        that the lock file is the one that is there: `there` tells, which costs as much as all else here.
+        """
+        # Python looks for signals after a call, and when a function of Python's begins or a loop goes round. So what
+        # gives back has to be a call of C that is the first thing in its `finally`; no context manager of ours is.
+        threads = self._threads
+        self._require_outside()
+        try:
+            remaining = self._timeout
+            if not threads.acquire(False):
+                began = time.monotonic()
+                if not threads.acquire(timeout=remaining):
+                    raise self._late()
+                remaining -= time.monotonic() - began
+            try:
+                self._owner = threading.get_ident()
+                if not self._try():
+                    self._wait(remaining, meanwhile)
+                return body(*arguments)
+            finally:
+                self._owner = 0
+                self._unlock()
+        finally:
+            try:  # noqa: SIM105 - `suppress` is a call before it
+                threads.release()
+            except RuntimeError:
+                pass  # It was not to be had.
+
+    def _require_outside(self) -> None:
+        if self._owner == threading.get_ident():
+            raise LockTimeoutError(
+                f"this thread itself is writing, and holds {self._path}: a signal handler cannot write meanwhile",
+                path=str(self._path),
+                timeout=0.0,
+            )
+
+
+_LOCKS: Final[weakref.WeakSet[Lock]] = weakref.WeakSet()
+
+
+def _forked() -> None:
+    for lock in list(_LOCKS):
+        lock.forked()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)

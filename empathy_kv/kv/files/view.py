@@ -26,6 +26,8 @@ from empathy_kv.kv.table import Entry, expired
 _NONE: Final = disk.NONE
 _PAGE: Final = 64
 """Documents that are read at once."""
+SURE: Final = 1.0
+"""Seconds for which it may go unnoticed that the directory was moved or replaced: to ask costs as much as a read."""
 
 
 def now() -> int:
@@ -48,12 +50,19 @@ class View:
         """Lines that were taken from the journal, and that the table does not have yet."""
         self.busy = False
         """Whether the journal may hold what the table does not show yet. Only who has the lock of writers sets it."""
+        self._until = 0.0
+        """Until when, by the monotonic clock, the journal is taken for the one that stands there."""
 
     def restart(self) -> None:
         """Begin anew, knowing nothing."""
         self.journal.reset()
         self.table = Overlay(self.path)
         self._unread.clear()
+
+    @property
+    def sure(self) -> bool:
+        """Whether the journal was the one that stands there a moment ago."""
+        return time.monotonic() < self._until
 
     def read(self, batch: Batch) -> list[Reply] | None:
         """Execute a batch that writes nothing; None if documents that it read may be of a later moment."""
@@ -139,6 +148,12 @@ class View:
         news = False
         while not self.busy and self._moved() and self._advance():  # If it is busy, nobody else can write.
             news = True
+        if not news and not self.busy and not self.sure:
+            self._until = time.monotonic() + SURE
+            if self.journal.gone():
+                self.restart()
+                self.follow()
+                return True
         return news
 
     def replay(self) -> None:
