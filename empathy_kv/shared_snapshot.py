@@ -28,6 +28,7 @@ from empathy_kv.kv.operations import (
     Get,
     HGetAll,
     Name,
+    Operation,
     Set,
     ZCard,
     ZRange,
