@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
-from conftest import Command
+from calling import Command
 
 from empathy_kv import Backups, CollaborationState, Store, connect
 
@@ -230,3 +230,18 @@ def test_it_can_be_told_what_to_do_by_the_environment_alone(people: Store) -> No
     assert done.returncode == 0, done.stderr
     assert NAME.fullmatch(done.stdout.strip())
     assert "\x1b" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("url", ["file:typo", "sqlite:///typo.db"])
+def test_a_store_that_is_not_there_is_not_backed_up(url: str, command: Command, people: Store, tmp_path: Path) -> None:
+    done = command("backup", "create", "--store", url)
+    assert done.status == 1
+    assert done.err.startswith("empathy-kv: there is no store at typo")
+    assert command("backup", "list").err == "0 backups\n"
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith("typo")]
+
+
+def test_pruning_by_no_rule_says_which_there_are(command: Command, people: Store) -> None:
+    assert command("backup", "prune").err == (
+        "empathy-kv: say which to keep, as --keep 7, or --daily 7 --weekly 4 --monthly 12\n"
+    )
