@@ -105,6 +105,10 @@ class KVContents:
         self._kv = kv
         self.limit = history_limit
 
+    def others(self) -> int | None:
+        """Return how many collections and namespaces of the user's own there are; None: nobody knows."""
+        return self._kv.others(namespaces(self._shards() or self._kv.shards))
+
     # Reading
 
     def lines(self) -> Generator[bytes, None, None]:

@@ -11,7 +11,7 @@ from cyclopts import App, Parameter
 
 from empathy_kv.backup import Backup, Backups, Keep, schedule
 from empathy_kv.cli.console import Refused, confirm, counted, printable, progress, show, show_json, size, table, tell
-from empathy_kv.cli.options import HERE, DryRun, Json, Where, Yes, absent, opened
+from empathy_kv.cli.options import HERE, DryRun, Json, Where, Yes, absent, opened, others
 from empathy_kv.errors import NotEmptyError
 from empathy_kv.snapshot import Counts
 
@@ -45,6 +45,7 @@ def create(*, target: Target, json: Json = False, store: Where = HERE) -> None:
         raise Refused(f"there is no store at {path}: see --store or EMPATHY_KV_URL")
     with Backups(target) as backups, opened(store) as open_store, progress("records") as done:
         made = backups.create(open_store, progress=done)
+        others(open_store, "backed up")
     if json:
         show_json(_document(made))
         return

@@ -9,7 +9,7 @@ from typing import Annotated, TypeAlias
 
 from cyclopts import Parameter
 
-from empathy_kv.cli.console import Refused, confirm, tell
+from empathy_kv.cli.console import Refused, confirm, counted, tell
 from empathy_kv.store import Store
 from empathy_kv.urls import DEFAULT_URL, connect
 
@@ -65,6 +65,14 @@ def overwriting(path: Path, told: str, *, yes: bool, dry_run: bool) -> bool:
     if path.exists():
         confirm(f"Replace what is in {path}?" if path.is_dir() else f"Replace {path}?", yes)
     return True
+
+
+def others(store: Store, verb: str) -> None:
+    """Tell what of a store a snapshot does not have, as far as that is known."""
+    found = store._contents().others()
+    if found:
+        several = "collections or namespaces"
+        tell(f"not {verb}: {counted(found, 'collection or namespace', several)} of your own")
 
 
 def absent(where: str) -> Path | None:

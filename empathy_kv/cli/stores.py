@@ -21,7 +21,7 @@ from empathy_kv.cli.console import (
     table,
     tell,
 )
-from empathy_kv.cli.options import HERE, DryRun, Json, Where, Yes, opened, required
+from empathy_kv.cli.options import HERE, DryRun, Json, Where, Yes, opened, others, required
 from empathy_kv.metrics import HISTORY
 from empathy_kv.migration import Migration, older_lines
 from empathy_kv.snapshot import Counts, Lines, dump
@@ -150,4 +150,5 @@ def _lines(source: str) -> Iterator[Lines]:
     if scheme.lower() == "sqlite":
         required(Path(rest.removeprefix("///")))  # Not an empty one.
     with connect(source) as store, contextlib.closing(dump(store)) as lines:
+        others(store, "moved")
         yield lines

@@ -94,6 +94,10 @@ class SQLContents:
     def __init__(self, database: Database) -> None:
         self._database = database
 
+    def others(self) -> int | None:
+        """Return 0: a database has no collections."""
+        return 0
+
     def lines(self) -> Generator[bytes, None, None]:
         """Yield the lines of all records, as they were at one moment."""
         with Spool() as spool:

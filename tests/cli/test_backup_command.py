@@ -245,3 +245,13 @@ def test_pruning_by_no_rule_says_which_there_are(command: Command, people: Store
     assert command("backup", "prune").err == (
         "empathy-kv: say which to keep, as --keep 7, or --daily 7 --weekly 4 --monthly 12\n"
     )
+
+
+def test_what_is_not_in_a_backup_is_told(command: Command, people: Store, tmp_path: Path) -> None:
+    assert "not backed up" not in command("backup", "create").err
+    people.kv.namespace("jobs").set("one", b"1")
+    assert command("backup", "create").err.startswith("not backed up: 1 collection or namespace of your own\n")
+    people.kv.namespace("collection", "notes").set("one", b"{}")
+    told = command("store", "migrate", f"file:{tmp_path}/store", "file:other").err
+    assert told.startswith("not moved: 2 collections or namespaces of your own\n")
+    assert command("store", "migrate", "file:other", "sqlite:///other.db").err.startswith("moved ")
