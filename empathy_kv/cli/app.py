@@ -53,7 +53,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
             # Whoever read it has seen enough. Python would complain once more when it closes the stream.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0
-        return _failed(str(error), 1)
+        return _failed(_plain(error), 1)
     except KeyboardInterrupt:
         return _failed("interrupted", 130)
     return result if isinstance(result, int) else 0
@@ -64,6 +64,13 @@ def _asked(error: CycloptsError) -> str:
     if isinstance(error, UnusedCliTokensError):
         return f"{' '.join(map(repr, error.unused_tokens or ()))} is one argument too many."
     return str(error)
+
+
+def _plain(error: EmpathyKVError | OSError) -> str:
+    """Return what an error says, without the number that Python puts before it."""
+    if isinstance(error, EmpathyKVError) or error.strerror is None:
+        return str(error)
+    return error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
 
 
 def _url(message: str) -> str:

@@ -245,10 +245,9 @@ def export(file: Path, /, *, yes: Yes = False, dry_run: DryRun = False, store: W
         told = f"{counted(len(library.patterns), 'pattern')} to {file}"
         if not overwriting(file, told, yes=yes, dry_run=dry_run):
             return
-        if file.suffix.lower() in _SQLITE:
-            PatternPersistence.save_to_sqlite(library, file)
-        else:
-            PatternPersistence.save_to_json(library, file)
+        save = PatternPersistence.save_to_sqlite if file.suffix.lower() in _SQLITE else PatternPersistence.save_to_json
+        with progress("patterns") as done:
+            save(library, file, progress=done)
         tell(f"wrote {told}")
 
 

@@ -72,8 +72,11 @@ def export(
         suited(file, ".json", ".jsonl")
     elif file.exists() and not file.is_dir():
         raise Refused(f"{file} is no directory, and does not end in .json or .jsonl", 2)
-    with opened(store) as open_store:
-        states = list(_all(open_store.states))
+    with opened(store) as open_store, progress("states") as done:
+        states = []
+        for state in _all(open_store.states):
+            states.append(state)
+            done(len(states), None)
     if not overwriting(file, f"{counted(len(states), 'state')} to {file}", yes=yes, dry_run=dry_run):
         return
     if file.is_dir() or not file.suffix:

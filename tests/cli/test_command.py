@@ -352,3 +352,20 @@ def test_figures_are_shown_as_people_read_them(command: Command, store: Store) -
     assert "success_rate          85%\n" in shown
     assert "p95_response_time_ms  150 ms\n" in shown
     assert "DAY" not in command("metrics", "show", "--store", "file:empty").out
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_output_that_cannot_be_written_is_told(command: Command, store: Store) -> None:
+    command("demo")
+    code = "from empathy_kv.cli import main; main()"
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", code, "patterns", "list"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert "empathy-kv: No space left on device\n" in done.stderr
+    assert "Traceback" not in done.stderr
