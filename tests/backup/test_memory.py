@@ -56,10 +56,9 @@ def test_writing_and_reading_holds_a_part_at_a_time(url: str) -> None:
 STORE = """
 import sys
 from pathlib import Path
-from datetime import UTC, datetime
 from empathy_kv import Backups, Pattern, CollaborationState, connect
 from empathy_kv.codec import codec
-from empathy_kv.metrics import Totals, moment
+from empathy_kv.totals import Totals, moment
 from empathy_kv.snapshot import restore, stream
 from empathy_kv.snapshot_lines import pattern_line, state_line, tally, user_lines
 
