@@ -55,7 +55,6 @@ def test_writing_and_reading_holds_a_part_at_a_time(url: str) -> None:
 # restoring it elsewhere.
 STORE = """
 import sys
-from pathlib import Path
 from empathy_kv import Backups, Pattern, CollaborationState, connect
 from empathy_kv.codec import codec
 from empathy_kv.totals import Totals, moment
