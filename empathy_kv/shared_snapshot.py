@@ -105,6 +105,10 @@ class KVContents:
         self._kv = kv
         self.limit = history_limit
 
+    def others(self) -> int | None:
+        """Return how many collections and namespaces of the user's own there are; None: nobody knows."""
+        return self._kv.others(namespaces(self._shards() or self._kv.shards))
+
     # Reading
 
     def lines(self) -> Generator[bytes, None, None]:
@@ -207,20 +211,19 @@ def _users(
     snapshot: Snapshot, shard: Name, users: Iterable[tuple[str, float | None, float | None]]
 ) -> Iterator[_Draft]:
     for page in _cut(users):
-        questions: list[Operation] = []
-        for user, _, _ in page:
-            questions += (HGetAll(f"user:{user}"), ZCard(f"recent:{user}"), ZCard(f"ids:{user}"))
-        (found,) = snapshot.several([Batch(shard, questions)])
+        (found,) = snapshot.several([Batch(shard, [HGetAll(f"user:{user}") for user, _, _ in page])])
         group: list[tuple[str, Totals]] = []
         size = 0
-        for number, (user, first, last) in enumerate(page):
-            fields, *sizes = found[3 * number : 3 * number + 3]
-            if group and size + sum(sizes) > _TIMELINES:
+        for (user, first, last), fields in zip(page, found, strict=True):
+            if not fields:
+                continue
+            totals = totals_of(fields, first, last)
+            # As many as there may be. To ask for how many there are costs, on files, what reading all of them does.
+            if group and size + totals.operations > _TIMELINES:
                 yield from _timelines(snapshot, shard, group)
                 group, size = [], 0
-            if fields:
-                group.append((user, totals_of(fields, first, last)))
-                size += sum(sizes)
+            group.append((user, totals))
+            size += totals.operations
         yield from _timelines(snapshot, shard, group)
 
 

@@ -55,6 +55,9 @@ class Contents(Protocol):
     def limit(self) -> int | None:
         """How many interactions of a user are kept one by one, None for all."""
 
+    def others(self) -> int | None:
+        """Return how many collections and namespaces of the user's own are not among them; None: nobody knows."""
+
     def lines(self) -> Lines:
         """Yield the lines of all records, as they were at one moment."""
 

@@ -170,12 +170,24 @@ def state_line(document: bytes) -> bytes:
 
 def user_lines(user_id: str, totals: Totals, items: Sequence[Item], forgotten: Iterable[str]) -> Iterator[bytes]:
     """Yield the lines of a user's metrics. `items` are the interactions that are kept, oldest first."""
-    yield b'{"metrics":%b}' % _ENCODE(Figures.of(user_id, totals, len(items)))
+    return history_lines(user_id, totals, len(items), map(_ENCODE, items), forgotten)
+
+
+def history_lines(
+    user_id: str, totals: Totals, count: int, encoded: Iterable[bytes], forgotten: Iterable[str]
+) -> Iterator[bytes]:
+    """Yield the lines of a user's metrics, with so many interactions as `encoded_item` has them, oldest first."""
+    yield b'{"metrics":%b}' % _ENCODE(Figures.of(user_id, totals, count))
     of = _ENCODE(user_id)
     for piece in _pieces(map(_ENCODE, sorted(forgotten))):
         yield b'{"ids":[%b],"of":%b}' % (piece, of)
-    for piece in _pieces(map(_ENCODE, items)):
+    for piece in _pieces(encoded):
         yield b'{"interactions":[%b],"of":%b}' % (piece, of)
+
+
+def encoded_item(item: Item) -> bytes:
+    """Return an interaction as it stands in a line."""
+    return _ENCODE(item)
 
 
 def _pieces(encoded: Iterable[bytes]) -> Iterator[bytes]:

@@ -151,7 +151,7 @@ def _scheme(target: str | None) -> tuple[str, str]:
         # Not the URL itself: it may hold a password.
         raise ArgumentError(
             f"{what} must be a URL that begins with one of {', '.join(f'{name}:' for name in (*_OPENERS, *SQL))}; "
-            f"a directory is file:DIR",
+            f"a directory is file:DIR, a file of SQLite's sqlite:///FILE",
             argument="target",
         )
     return url, scheme

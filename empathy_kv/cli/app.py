@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import Final
 
-from cyclopts import App, CycloptsError
+from cyclopts import App, CycloptsError, UnusedCliTokensError
 
 import empathy_kv
 from empathy_kv.cli.backups import app as backups
@@ -17,7 +17,7 @@ from empathy_kv.cli.metrics import app as metrics
 from empathy_kv.cli.patterns import app as patterns
 from empathy_kv.cli.states import app as states
 from empathy_kv.cli.stores import app as stores
-from empathy_kv.errors import ArgumentError, ArgumentTypeError, EmpathyKVError
+from empathy_kv.errors import ArgumentError, ArgumentTypeError, CodecError, EmpathyKVError, UnavailableError
 
 APP: Final = App(
     name="empathy-kv",
@@ -32,24 +32,50 @@ APP.command(demo)
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status: 0, 1 for what failed, 2 for what was asked wrongly."""
+    if sys.stdout is None:  # Nobody wants to read it: `>&-`.
+        sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115 - until the process ends
     try:
         result = APP(arguments, exit_on_error=False, print_error=False, result_action="return_value")
         sys.stdout.flush()
     except CycloptsError as error:
-        return _failed(str(error), 2)
+        command = " ".join(("empathy-kv", *(error.command_chain or ())))
+        return _failed(f"{_asked(error)} See {command} --help", 2)
     except Refused as refused:
         return _failed(str(refused), refused.status)
+    except CodecError as error:
+        return _failed(str(error), 1)  # What a file says was not asked by whoever named it.
     except (ArgumentError, ArgumentTypeError) as error:
-        return _failed(str(error), 2)
+        return _failed(_url(str(error)) if error.argument == "target" else str(error), 2)
+    except UnavailableError as error:
+        return _failed(f"{error}: see that it runs, and that this is its address", 1)
     except (EmpathyKVError, OSError) as error:
         if isinstance(error, BrokenPipeError):
             # Whoever read it has seen enough. Python would complain once more when it closes the stream.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0
-        return _failed(str(error), 1)
+        return _failed(_plain(error), 1)
     except KeyboardInterrupt:
         return _failed("interrupted", 130)
     return result if isinstance(result, int) else 0
+
+
+def _asked(error: CycloptsError) -> str:
+    """Return what was wrong with what was asked, as people say it."""
+    if isinstance(error, UnusedCliTokensError):
+        return f"{' '.join(map(repr, error.unused_tokens or ()))} is one argument too many."
+    return str(error)
+
+
+def _plain(error: EmpathyKVError | OSError) -> str:
+    """Return what an error says, without the number that Python puts before it."""
+    if isinstance(error, EmpathyKVError) or error.strerror is None:
+        return str(error)
+    return error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
+
+
+def _url(message: str) -> str:
+    """Return what is wrong with the URL of a store; on a command line a target is that of backups."""
+    return message.replace("target must be", "a store is named by", 1)
 
 
 def _failed(message: str, status: int) -> int:

@@ -11,7 +11,7 @@ from cyclopts import App, Parameter
 
 from empathy_kv.backup import Backup, Backups, Keep, schedule
 from empathy_kv.cli.console import Refused, confirm, counted, printable, progress, show, show_json, size, table, tell
-from empathy_kv.cli.options import HERE, DryRun, Json, Where, Yes, opened
+from empathy_kv.cli.options import HERE, DryRun, Json, Where, Yes, absent, opened, others
 from empathy_kv.errors import NotEmptyError
 from empathy_kv.snapshot import Counts
 
@@ -26,18 +26,26 @@ Target: TypeAlias = Annotated[
         "and credentials stand in AWS_..., AZURE_..., GOOGLE_...",
     ),
 ]
-Name: TypeAlias = Annotated[str | None, Parameter(help="Which one; default: the newest", show_default=False)]
-Last: TypeAlias = Annotated[int, Parameter(name="--keep", help="Keep the newest so many")]
-Daily: TypeAlias = Annotated[int, Parameter(help="Keep the newest of each of so many days")]
-Weekly: TypeAlias = Annotated[int, Parameter(help="Keep the newest of each of so many weeks")]
-Monthly: TypeAlias = Annotated[int, Parameter(help="Keep the newest of each of so many months")]
+Name: TypeAlias = Annotated[str | None, Parameter(help="Which one, by default the newest", show_default=False)]
+Last: TypeAlias = Annotated[int, Parameter(name="--keep", help="Keep the newest so many", show_default=False)]
+Daily: TypeAlias = Annotated[int, Parameter(help="Keep the newest of each of so many days", show_default=False)]
+Weekly: TypeAlias = Annotated[int, Parameter(help="Keep the newest of each of so many weeks", show_default=False)]
+Monthly: TypeAlias = Annotated[int, Parameter(help="Keep the newest of each of so many months", show_default=False)]
 
 
 @app.command
 def create(*, target: Target, json: Json = False, store: Where = HERE) -> None:
-    """Back up a store, as it is at one moment; others may go on writing."""
+    """Back up a store, as it is at one moment; others may go on writing.
+
+    Patterns, links, states and metrics are in it; collections and namespaces of your own are not.
+    """
+    path = absent(store)
+    if path is not None:
+        # A backup of nothing, made in the place of one of something, would be missed when it is needed.
+        raise Refused(f"there is no store at {path}: see --store or EMPATHY_KV_URL")
     with Backups(target) as backups, opened(store) as open_store, progress("records") as done:
         made = backups.create(open_store, progress=done)
+        others(open_store, "backed up")
     if json:
         show_json(_document(made))
         return
@@ -56,7 +64,7 @@ def list_(*, target: Target, json: Json = False) -> None:
     usable = [backup for backup in found if backup.problem is None]
     if usable:
         columns = ("NAME", "FINISHED", "PATTERNS", "STATES", "USERS", "INTERACTIONS", "SIZE")
-        show(table(columns, map(_row, usable)))
+        show(table(columns, map(_row, usable), ("USERS", "STATES", "PATTERNS", "INTERACTIONS", "SIZE", "FINISHED")))
     for backup in found:
         if backup.problem is not None:
             tell(printable(f"cannot be used: {backup.problem}"))
@@ -83,7 +91,9 @@ def restore(
     /,
     *,
     target: Target,
-    replace: Annotated[bool, Parameter(negative="", help="Replace all that the store holds")] = False,
+    replace: Annotated[
+        bool, Parameter(negative="", show_default=False, help="Replace all that the store holds")
+    ] = False,
     yes: Yes = False,
     dry_run: DryRun = False,
     store: Where = HERE,
@@ -121,6 +131,8 @@ def prune(
     dry_run: DryRun = False,
 ) -> None:
     """Remove the backups that no rule keeps, and what backups that died left behind more than a day ago."""
+    if not (keep or daily or weekly or monthly):
+        raise Refused("say which to keep, as --keep 7, or --daily 7 --weekly 4 --monthly 12", 2)
     rules = Keep(last=keep, daily=daily, weekly=weekly, monthly=monthly)
     with Backups(target) as backups:
         found = backups.prune(rules, dry_run=True)

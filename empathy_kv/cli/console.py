@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any, Final
 
 import msgspec
+from rich.cells import cell_len
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -16,6 +17,10 @@ from rich.text import Text
 
 _PIPE: Final = 10_000
 """Columns of what is no terminal, so that nothing is cut."""
+_GAP: Final = 2
+"""Columns between two of a table."""
+_SHORT: Final = 14
+"""Columns of what is never folded."""
 
 
 class Refused(Exception):  # noqa: N818 - what a command is
@@ -65,15 +70,32 @@ def size(octets: int) -> str:
     return f"{octets} B" if unit == "B" else f"{value:.1f} {unit}"
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
-    """Return rows under their headings; numbers stand to the right."""
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]], spare: Sequence[str] = ()) -> Table:
+    """Return rows under their headings; numbers stand to the right.
+
+    Of the columns that can be spared, the first ones are left out where a terminal is too narrow for all.
+    """
     cells = [list(row) for row in rows]
+    texts = [[printable(value) for value in row] for row in cells]
+    widths = [max((cell_len(row[place]) for row in texts), default=0) for place in range(len(columns))]
+    widths = [max(width, cell_len(column)) for width, column in zip(widths, columns, strict=True)]
+    shown = list(range(len(columns)))
+    for name in spare:
+        if sum(widths[place] + _GAP for place in shown) - _GAP <= _console().width:
+            break
+        shown.remove(columns.index(name))
     result = Table(box=None, pad_edge=False, header_style="bold")
-    for place, column in enumerate(columns):
+    for place in shown:
         numeric = cells and all(isinstance(row[place], (int, float)) for row in cells)
-        result.add_column(column, justify="right" if numeric else "left", overflow="fold")
-    for row in cells:
-        result.add_row(*(Text(printable(value)) for value in row))
+        result.add_column(
+            columns[place],
+            justify="right" if numeric else "left",
+            overflow="fold",
+            no_wrap=widths[place] <= _SHORT,
+            min_width=min(widths[place], _SHORT),
+        )
+    for row in texts:
+        result.add_row(*(Text(row[place]) for place in shown))
     return result
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -14,7 +15,7 @@ from rich.text import Text
 
 from empathy_kv.cli.console import (
     Refused,
-    confirm,
+    counted,
     document,
     milliseconds,
     printable,
@@ -24,7 +25,7 @@ from empathy_kv.cli.console import (
     table,
     tell,
 )
-from empathy_kv.cli.options import HERE, Json, Where, Yes, opened
+from empathy_kv.cli.options import HERE, DryRun, Json, Where, Yes, opened, overwriting, suited
 from empathy_kv.metrics import MetricsCollector
 from empathy_kv.records import LEVELS
 
@@ -32,6 +33,8 @@ app: Final = App(name="metrics", help="Who used which level, how well, how fast.
 
 _DAYS: Final = 14
 _STEPS: Final = "▁▂▃▄▅▆▇█"
+_SPARE: Final = ("MEAN", "LEVEL", "P50", "P99", "COUNT", "LEVELS 1-5", f"LAST {_DAYS} DAYS")
+"""What a narrow terminal does not show, the first first."""
 
 
 @app.command(name="show")
@@ -46,24 +49,28 @@ def show_(user_id: str | None = None, /, *, json: Json = False, store: Where = H
     if json:
         show_json(stats)
     else:
-        show(document({name: value for name, value in stats.items() if name != "daily_counts"}), days(stats))
+        show(document({name: _readable(name, stats[name]) for name in stats if name != "daily_counts"}), *days(stats))
 
 
 @app.command
-def export(file: Path, /, *, yes: Yes = False, store: Where = HERE) -> None:
+def export(file: Path, /, *, yes: Yes = False, dry_run: DryRun = False, store: Where = HERE) -> None:
     """Write the figures of every user and of all to a file: .json, .jsonl or .csv."""
-    if file.exists():
-        confirm(f"Replace {file}?", yes)
+    suited(file, ".json", ".jsonl", ".csv")
     with opened(store) as open_store:
+        told = f"the figures of {counted(len(open_store.metrics.get_all_users()), 'user')} to {file}"
+        if not overwriting(file, told, yes=yes, dry_run=dry_run):
+            return
         open_store.metrics.export_metrics(file)
-    tell(f"wrote {file}")
+    tell(f"wrote {told}")
 
 
 @app.command
 def dashboard(
     *,
     top: Annotated[int, Parameter(name=["--top", "-n"], help="So many users, those with the most interactions")] = 20,
-    watch: Annotated[bool, Parameter(negative="", help="Look again and again, until Ctrl-C")] = False,
+    watch: Annotated[
+        bool, Parameter(negative="", show_default=False, help="Look again and again, until Ctrl-C")
+    ] = False,
     interval: Annotated[float, Parameter(help="Seconds between two looks")] = 2.0,
     json: Json = False,
     store: Where = HERE,
@@ -81,7 +88,11 @@ def dashboard(
         console = Console(highlight=False, markup=False, emoji=False)
         if not console.is_terminal:
             raise Refused("--watch needs a terminal", 2)
-        with Live(console=console, screen=True, auto_refresh=False) as live:
+        # Ctrl-C is how one ends it.
+        with (
+            contextlib.suppress(KeyboardInterrupt),
+            Live(console=console, screen=True, auto_refresh=False) as live,
+        ):
             while True:
                 live.update(Group(*_dashboard(open_store.metrics, top)), refresh=True)
                 time.sleep(interval)
@@ -99,7 +110,7 @@ def _dashboard(metrics: MetricsCollector, top: int) -> list[RenderableType]:
     rows = [_row(user_id, users[user_id]["total_operations"], users[user_id]) for user_id in most]
     rows.append(_row("all users", everyone["total_interactions"], everyone))
     columns = ("USER", "LEVEL", "COUNT", "SUCCESS", "MEAN", "P50", "P95", "P99", "LEVELS 1-5", f"LAST {_DAYS} DAYS")
-    parts: list[RenderableType] = [table(columns, rows)]
+    parts: list[RenderableType] = [table(columns, rows, _SPARE)]
     if len(users) > len(most):
         parts.append(Text(f"{len(users) - len(most):,} users more: --top"))
     return parts
@@ -120,12 +131,18 @@ def _day(today: date, back: int) -> str:
     return (today - timedelta(days=back)).isoformat()
 
 
-def days(stats: Any) -> RenderableType:
-    """Return the days on which anything was recorded, each with a bar."""
+def _readable(name: str, value: Any) -> Any:
+    if name == "success_rate":
+        return share(value)
+    return milliseconds(value) if name.endswith("_ms") else value
+
+
+def days(stats: Any) -> list[RenderableType]:
+    """Return the days on which anything was recorded, each with a bar; nothing if there are none."""
     counts: dict[str, int] = stats["daily_counts"]
     most = max(counts.values(), default=0)
     rows = [(day, count, "█" * max(1, round(count / most * 40))) for day, count in counts.items()]
-    return table(("DAY", "COUNT", ""), rows)
+    return [table(("DAY", "COUNT", ""), rows)] if rows else []
 
 
 def spark(counts: list[int]) -> str:

@@ -9,16 +9,20 @@ from typing import Annotated, TypeAlias
 
 from cyclopts import Parameter
 
-from empathy_kv.cli.console import Refused
+from empathy_kv.cli.console import Refused, confirm, counted, tell
 from empathy_kv.store import Store
 from empathy_kv.urls import DEFAULT_URL, connect
 
 Where: TypeAlias = Annotated[
     str, Parameter(name=["--store", "-s"], env_var="EMPATHY_KV_URL", help="URL of the store", show_default=False)
 ]
-Json: TypeAlias = Annotated[bool, Parameter(name="--json", negative="", help="JSON instead of a table")]
-Yes: TypeAlias = Annotated[bool, Parameter(name=["--yes", "-y"], negative="", help="Do not ask")]
-DryRun: TypeAlias = Annotated[bool, Parameter(name="--dry-run", negative="", help="Say what would be done, do nothing")]
+Json: TypeAlias = Annotated[
+    bool, Parameter(name="--json", negative="", show_default=False, help="JSON instead of a table")
+]
+Yes: TypeAlias = Annotated[bool, Parameter(name=["--yes", "-y"], negative="", show_default=False, help="Do not ask")]
+DryRun: TypeAlias = Annotated[
+    bool, Parameter(name="--dry-run", negative="", show_default=False, help="Say what would be done, do nothing")
+]
 Tags: TypeAlias = Annotated[list[str] | None, Parameter(name=["--tag", "-t"], negative="", help="A tag that counts")]
 
 HERE = DEFAULT_URL
@@ -32,7 +36,49 @@ def opened(where: str) -> Iterator[Store]:
 
 
 def required(path: Path) -> Path:
-    """Return the path of a file that is there."""
+    """Return the path of a file, or a directory, that is there."""
     if not path.exists():
         raise Refused(f"there is no file {path}")
     return path
+
+
+def file_at(path: Path) -> Path:
+    """Return the path of a file that is there."""
+    if required(path).is_dir():
+        raise Refused(f"{path} is a directory: name a file")
+    return path
+
+
+def suited(file: Path, *suffixes: str) -> None:
+    """Refuse a file whose name does not say what is to be in it."""
+    if file.is_dir():
+        raise Refused(f"{file} is a directory: name a file", 2)
+    if not file.name.lower().endswith(suffixes):
+        raise Refused(f"{file} must end in {', '.join(suffixes[:-1])} or {suffixes[-1]}, which says its form", 2)
+
+
+def overwriting(path: Path, told: str, *, yes: bool, dry_run: bool) -> bool:
+    """Return whether to write what is told of, after a question if that replaces something."""
+    if dry_run:
+        tell(f"would write {told}" + (", in the place of what is there" if path.exists() else ""))
+        return False
+    if path.exists():
+        confirm(f"Replace what is in {path}?" if path.is_dir() else f"Replace {path}?", yes)
+    return True
+
+
+def others(store: Store, verb: str) -> None:
+    """Tell what of a store a snapshot does not have, as far as that is known."""
+    found = store._contents().others()
+    if found:
+        several = "collections or namespaces"
+        tell(f"not {verb}: {counted(found, 'collection or namespace', several)} of your own")
+
+
+def absent(where: str) -> Path | None:
+    """Return the directory or file of a store on this machine's disk in which nothing was ever stored."""
+    scheme, _, rest = where.partition(":")
+    if scheme.lower() not in ("file", "sqlite"):
+        return None  # Of servers, nobody knows.
+    path = Path(rest.removeprefix("///") if scheme.lower() == "sqlite" else rest)
+    return None if path.exists() else path

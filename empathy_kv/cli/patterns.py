@@ -10,7 +10,7 @@ import msgspec
 from cyclopts import App, Parameter
 
 from empathy_kv.cli.console import Refused, confirm, counted, document, progress, share, show, show_json, table, tell
-from empathy_kv.cli.options import HERE, DryRun, Json, Tags, Where, Yes, opened, required
+from empathy_kv.cli.options import HERE, DryRun, Json, Tags, Where, Yes, file_at, opened, overwriting, suited
 from empathy_kv.codec import codec, parse
 from empathy_kv.errors import CodecError
 from empathy_kv.pattern_library import PatternLibrary, missing
@@ -37,6 +37,8 @@ def _row(pattern: Pattern) -> tuple[object, ...]:
     )
 
 
+_SPARE: Final = ("AGENT", "TYPE", "TAGS", "USED", "SUCCESS")
+"""What a narrow terminal does not show, the first first."""
 _COLUMNS: Final = ("ID", "NAME", "TYPE", "AGENT", "CONFIDENCE", "USED", "SUCCESS", "TAGS")
 
 
@@ -67,7 +69,7 @@ def list_(
         show_json([_CODEC.unstructure(pattern) for pattern in shown])
         return
     if shown:
-        show(table(_COLUMNS, map(_row, shown)))
+        show(table(_COLUMNS, map(_row, shown), _SPARE))
     tell(counted(len(found), "pattern") + (f", {len(shown):,} shown" if len(shown) < len(found) else ""))
 
 
@@ -88,7 +90,9 @@ def show_(pattern_id: str, /, *, json: Json = False, store: Where = HERE) -> Non
 
 @app.command
 def find(
-    situation: Annotated[list[str], Parameter(negative="", help="The situation, as KEY=VALUE; a VALUE may be JSON")],
+    situation: Annotated[
+        list[str] | None, Parameter(negative="", help="The situation, as KEY=VALUE ...; a VALUE may be JSON")
+    ] = None,
     /,
     *,
     tag: Tags = None,
@@ -99,7 +103,9 @@ def find(
     store: Where = HERE,
 ) -> None:
     """Find the patterns that fit a situation, the most relevant first."""
-    context = dict(map(_pair, situation))
+    context = dict(map(_pair, situation or ()))
+    if not context and not tag:
+        raise Refused("say what to look for: KEY=VALUE, or --tag TAG", 2)
     if tag:
         context["tags"] = tag
     with opened(store) as open_store:
@@ -129,7 +135,7 @@ def find(
         for match in matches
     ]
     if rows:
-        show(table(("RELEVANCE", "ID", "NAME", "CONFIDENCE", "BECAUSE OF"), rows))
+        show(table(("RELEVANCE", "ID", "NAME", "CONFIDENCE", "BECAUSE OF"), rows, ("CONFIDENCE", "BECAUSE OF")))
     tell(counted(len(rows), "match", "matches"))
 
 
@@ -144,7 +150,7 @@ def add(
     store: Where = HERE,
 ) -> None:
     """Add a pattern."""
-    data = sys.stdin.buffer.read() if file == "-" else required(Path(file)).read_bytes()
+    data = sys.stdin.buffer.read() if file == "-" else file_at(Path(file)).read_bytes()
     try:
         pattern = _CODEC.structure(parse(data))
     except CodecError as error:
@@ -193,7 +199,7 @@ def import_(
 
     What is there already, just so, is left alone: an import that was interrupted can be done again.
     """
-    library = _loaded(required(file))
+    library = _loaded(file_at(file))
     with opened(store) as open_store:
         target = open_store.patterns
         mine = library.patterns
@@ -231,17 +237,18 @@ _PAGE: Final = 5_000
 
 
 @app.command
-def export(file: Path, /, *, yes: Yes = False, store: Where = HERE) -> None:
-    """Write the library to a file, .json or SQLite (.db), whole or not at all."""
-    if file.exists():
-        confirm(f"Replace {file}?", yes)
+def export(file: Path, /, *, yes: Yes = False, dry_run: DryRun = False, store: Where = HERE) -> None:
+    """Write the library to a file, .json (also .json.gz, .json.zst) or SQLite (.db), whole or not at all."""
+    suited(file, ".json", ".json.gz", ".json.zst", *_SQLITE)
     with opened(store) as open_store:
         library = open_store.patterns
-        if file.suffix.lower() in _SQLITE:
-            PatternPersistence.save_to_sqlite(library, file)
-        else:
-            PatternPersistence.save_to_json(library, file)
-        tell(f"wrote {counted(len(library.patterns), 'pattern')} to {file}")
+        told = f"{counted(len(library.patterns), 'pattern')} to {file}"
+        if not overwriting(file, told, yes=yes, dry_run=dry_run):
+            return
+        save = PatternPersistence.save_to_sqlite if file.suffix.lower() in _SQLITE else PatternPersistence.save_to_json
+        with progress("patterns") as done:
+            save(library, file, progress=done)
+        tell(f"wrote {told}")
 
 
 def _loaded(file: Path) -> PatternLibrary:

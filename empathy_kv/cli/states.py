@@ -10,7 +10,7 @@ import msgspec
 from cyclopts import App, Parameter
 
 from empathy_kv.cli.console import Refused, confirm, counted, document, progress, share, show, show_json, table, tell
-from empathy_kv.cli.options import HERE, DryRun, Json, Where, Yes, opened, required
+from empathy_kv.cli.options import HERE, DryRun, Json, Where, Yes, opened, overwriting, required, suited
 from empathy_kv.codec import codec, parse
 from empathy_kv.errors import CodecError, StateNotFoundError
 from empathy_kv.export import destination
@@ -43,7 +43,7 @@ def list_(*, json: Json = False, store: Where = HERE) -> None:
         for state in states
     ]
     if rows:
-        show(table(("USER", "TRUST", "LEVEL", "INTERACTIONS", "SUCCESS", "LAST"), rows))
+        show(table(("USER", "TRUST", "LEVEL", "INTERACTIONS", "SUCCESS", "LAST"), rows, ("LAST", "INTERACTIONS")))
     tell(counted(len(rows), "user"))
 
 
@@ -64,22 +64,30 @@ def export(
     /,
     *,
     yes: Yes = False,
+    dry_run: DryRun = False,
     store: Where = HERE,
 ) -> None:
     """Write all states to a file, whole or not at all; or to a directory of <user>.json, as StateManager keeps them."""
-    if file.exists():
-        confirm(f"Replace what is in {file}?" if file.is_dir() else f"Replace {file}?", yes)
-    with opened(store) as open_store:
-        states = list(_all(open_store.states))
-    if file.suffix.lower() == ".jsonl":
-        write(destination(file), (_CODEC.encode(state) + b"\n" for state in states))
-    elif file.suffix.lower() == ".json":
-        whole = msgspec.json.encode({"states": [msgspec.Raw(_CODEC.encode(state)) for state in states]})
-        write(destination(file), [msgspec.json.format(whole, indent=2), b"\n"])
-    else:
+    if file.suffix and not file.is_dir():
+        suited(file, ".json", ".jsonl")
+    elif file.exists() and not file.is_dir():
+        raise Refused(f"{file} is no directory, and does not end in .json or .jsonl", 2)
+    with opened(store) as open_store, progress("states") as done:
+        states = []
+        for state in _all(open_store.states):
+            states.append(state)
+            done(len(states), None)
+    if not overwriting(file, f"{counted(len(states), 'state')} to {file}", yes=yes, dry_run=dry_run):
+        return
+    if file.is_dir() or not file.suffix:
         directory = StateManager(state_dir=file)
         for state in states:
             directory.save_state(state.user_id, state)
+    elif file.suffix.lower() == ".jsonl":
+        write(destination(file), (_CODEC.encode(state) + b"\n" for state in states))
+    else:
+        whole = msgspec.json.encode({"states": [msgspec.Raw(_CODEC.encode(state)) for state in states]})
+        write(destination(file), [msgspec.json.format(whole, indent=2), b"\n"])
     tell(f"wrote {counted(len(states), 'state')} to {file}")
 
 

@@ -21,7 +21,7 @@ from empathy_kv.cli.console import (
     table,
     tell,
 )
-from empathy_kv.cli.options import HERE, DryRun, Json, Where, Yes, opened, required
+from empathy_kv.cli.options import HERE, DryRun, Json, Where, Yes, opened, others, required
 from empathy_kv.metrics import HISTORY
 from empathy_kv.migration import Migration, older_lines
 from empathy_kv.snapshot import Counts, Lines, dump
@@ -71,8 +71,10 @@ def checkpoint(*, store: Where = HERE) -> None:
 
 @app.command
 def migrate(
-    source: Annotated[str, Parameter(help="URL of a store; or a directory or database of empathy-framework")],
-    target: Annotated[str, Parameter(help="URL of the store that is to hold the same")],
+    source: Annotated[
+        str, Parameter(name="FROM", help="URL of a store; or a directory or database of empathy-framework")
+    ],
+    target: Annotated[str, Parameter(name="TO", help="URL of the store that is to hold the same")],
     /,
     *,
     history_limit: Annotated[
@@ -82,10 +84,11 @@ def migrate(
     dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
-    """Make a store hold what another one holds, exactly, and compare the two.
+    """Make the store TO hold what FROM holds, exactly, and compare the two.
 
-    What is moved is of one moment, and others may go on to write to FROM. If it is interrupted, run it again. Patterns,
-    links, states and metrics are moved; collections of your own are not.
+    It is of one moment, and others may go on to write to FROM. If it is interrupted, run it again.
+
+    Patterns, links, states and metrics are moved; collections and namespaces of your own are not.
     """
     for url in (source, target):
         if url.partition(":")[0].lower() == "memory":
@@ -147,4 +150,5 @@ def _lines(source: str) -> Iterator[Lines]:
     if scheme.lower() == "sqlite":
         required(Path(rest.removeprefix("///")))  # Not an empty one.
     with connect(source) as store, contextlib.closing(dump(store)) as lines:
+        others(store, "moved")
         yield lines

@@ -178,6 +178,10 @@ class KV(Writer, ABC):
         No write is lost without it. Nothing to do is no error.
         """
 
+    def others(self, known: Sequence[Name]) -> int | None:  # noqa: ARG002 - of an engine that knows
+        """Return how many namespaces there are beside some; None where nobody knows, as on a server."""
+        return None
+
     def check(self) -> list[DamagedError]:
         """Read the whole store and return what is damaged or does not belong there, each with its path.
 

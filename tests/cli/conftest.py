@@ -3,25 +3,14 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from attrs import frozen
+from calling import Command, Done
 
 from empathy_kv import Store, connect
 from empathy_kv.cli.app import run
-
-
-@frozen
-class Done:
-    status: int
-    out: str
-    err: str
-
-
-Command = Callable[..., Done]
 
 
 @pytest.fixture

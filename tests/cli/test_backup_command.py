@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
-from conftest import Command
+from calling import Command
 
 from empathy_kv import Backups, CollaborationState, Store, connect
 
@@ -230,3 +230,28 @@ def test_it_can_be_told_what_to_do_by_the_environment_alone(people: Store) -> No
     assert done.returncode == 0, done.stderr
     assert NAME.fullmatch(done.stdout.strip())
     assert "\x1b" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("url", ["file:typo", "sqlite:///typo.db"])
+def test_a_store_that_is_not_there_is_not_backed_up(url: str, command: Command, people: Store, tmp_path: Path) -> None:
+    done = command("backup", "create", "--store", url)
+    assert done.status == 1
+    assert done.err.startswith("empathy-kv: there is no store at typo")
+    assert command("backup", "list").err == "0 backups\n"
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith("typo")]
+
+
+def test_pruning_by_no_rule_says_which_there_are(command: Command, people: Store) -> None:
+    assert command("backup", "prune").err == (
+        "empathy-kv: say which to keep, as --keep 7, or --daily 7 --weekly 4 --monthly 12\n"
+    )
+
+
+def test_what_is_not_in_a_backup_is_told(command: Command, people: Store, tmp_path: Path) -> None:
+    assert "not backed up" not in command("backup", "create").err
+    people.kv.namespace("jobs").set("one", b"1")
+    assert command("backup", "create").err.startswith("not backed up: 1 collection or namespace of your own\n")
+    people.kv.namespace("collection", "notes").set("one", b"{}")
+    told = command("store", "migrate", f"file:{tmp_path}/store", "file:other").err
+    assert told.startswith("not moved: 2 collections or namespaces of your own\n")
+    assert command("store", "migrate", "file:other", "sqlite:///other.db").err.startswith("moved ")

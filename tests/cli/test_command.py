@@ -5,13 +5,14 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from conftest import Command
+from calling import Command
 
 from empathy_kv import CollaborationState, StateManager, Store, connect
 from empathy_kv.cli.metrics import spark
@@ -225,3 +226,146 @@ def test_a_directory_of_another_state_manager_is_imported(command: Command, stor
     StateManager(state_dir=tmp_path / "old").save_state("ada", CollaborationState("ada", 0.3))
     assert command("states", "import", "old").status == 0
     assert store.states.load_state("ada").trust_level == 0.3
+
+
+def terminal(*arguments: str, columns: int = 80, keys: bytes = b"") -> tuple[int, str]:
+    """Run a command on a terminal of so many columns, and return its status and what is on it then, without colours."""
+    import fcntl
+    import pty
+    import struct
+    import termios
+
+    code = "from empathy_kv.cli import main; main()"
+    main, other = pty.openpty()
+    fcntl.ioctl(other, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
+    with subprocess.Popen(
+        [sys.executable, "-c", code, *arguments],
+        stdin=other,
+        stdout=other,
+        stderr=other,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        env={**environment, "TERM": "xterm"},
+    ) as process:
+        os.close(other)
+        said = b""
+        while True:
+            try:
+                piece = os.read(main, 65536)
+            except OSError:  # The other end was closed.
+                break
+            if not piece:
+                break
+            said += piece
+            if keys and b"ada" in said:
+                os.write(main, keys)
+                keys = b""
+        os.close(main)
+    return process.returncode, re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", said.decode()).replace("\r\n", "\n")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a terminal of another kind")
+@pytest.mark.parametrize(
+    ("columns", "shown"),
+    [
+        (120, "USER LEVEL COUNT SUCCESS MEAN P50 P95 P99 LEVELS 1-5 LAST 14 DAYS"),
+        (80, "USER COUNT SUCCESS P50 P95 P99 LEVELS 1-5 LAST 14 DAYS"),
+        (60, "USER SUCCESS P95 LEVELS 1-5 LAST 14 DAYS"),
+    ],
+)
+def test_a_narrow_terminal_shows_less_and_folds_nothing(
+    columns: int, shown: str, command: Command, store: Store
+) -> None:
+    command("demo")
+    status, said = terminal("metrics", "dashboard", columns=columns)
+    lines = [line for line in said.splitlines() if line]
+    assert status == 0
+    assert lines[0].split() == shown.split()
+    assert len(lines) == 5
+    assert all(len(line) <= columns for line in lines)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a terminal of another kind")
+def test_a_board_that_is_watched_ends_with_an_interrupt(command: Command, store: Store) -> None:
+    command("demo")
+    status, said = terminal("metrics", "dashboard", "--watch", keys=b"\x03")
+    assert status == 0
+    assert "Traceback" not in said
+    assert "interrupted" not in said
+
+
+def test_output_that_nobody_wants_is_no_error(command: Command, store: Store) -> None:
+    command("demo")
+    code = "from empathy_kv.cli import main; main()"
+    done = subprocess.run(
+        ["/bin/sh", "-c", '"$0" "$@" >&-', sys.executable, "-c", code, "patterns", "list"],
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "2 patterns\n")
+
+
+@pytest.mark.parametrize(
+    "file", ["patterns:p.json", "patterns:p.db", "states:s.json", "states:s.jsonl", "states:s", "metrics:m.csv"]
+)
+def test_a_dry_run_of_an_export_writes_nothing(file: str, command: Command, store: Store, tmp_path: Path) -> None:
+    command("demo")
+    what, _, name = file.partition(":")
+    done = command(what, "export", name, "--dry-run")
+    assert (done.status, done.out) == (0, "")
+    assert done.err.startswith("would write ")
+    assert done.err.endswith(f" to {name}\n")
+    assert not (tmp_path / name).exists()
+    assert command(what, "export", name).status == 0
+    assert command(what, "export", name, "--dry-run").err.endswith(f" to {name}, in the place of what is there\n")
+    assert command(what, "export", name).status == 2
+
+
+@pytest.mark.parametrize("arguments", [("patterns", "p.txt"), ("states", "s.txt"), ("metrics", "m.txt")])
+def test_a_file_whose_name_does_not_say_its_form_is_refused(
+    arguments: tuple[str, str], command: Command, store: Store, tmp_path: Path
+) -> None:
+    what, name = arguments
+    done = command(what, "export", name)
+    assert done.status == 2
+    assert f"{name} must end in " in done.err
+    assert not (tmp_path / name).exists()
+
+
+def test_what_is_asked_wrongly_is_told_with_where_to_read_on(command: Command) -> None:
+    assert command("patterns", "show").err.endswith("See empathy-kv patterns show --help\n")
+    assert "'extra' is one argument too many." in command("patterns", "list", "extra").err
+    assert "a store is named by a URL" in command("patterns", "list", "--store", "x.db").err
+    assert "sqlite:///FILE" in command("patterns", "list", "--store", "x.db").err
+    assert command("patterns", "find").err == "empathy-kv: say what to look for: KEY=VALUE, or --tag TAG\n"
+    for words in (("add", "."), ("import", ".")):
+        assert command("patterns", *words).err == "empathy-kv: . is a directory: name a file\n"
+    done = command("patterns", "list", "--store", "unix:///nope.sock")
+    assert (done.status, done.err.endswith(": see that it runs, and that this is its address\n")) == (1, True)
+
+
+def test_figures_are_shown_as_people_read_them(command: Command, store: Store) -> None:
+    command("demo")
+    shown = command("metrics", "show").out
+    assert "success_rate          85%\n" in shown
+    assert "p95_response_time_ms  150 ms\n" in shown
+    assert "DAY" not in command("metrics", "show", "--store", "file:empty").out
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_output_that_cannot_be_written_is_told(command: Command, store: Store) -> None:
+    command("demo")
+    code = "from empathy_kv.cli import main; main()"
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", code, "patterns", "list"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert "empathy-kv: No space left on device\n" in done.stderr
+    assert "Traceback" not in done.stderr

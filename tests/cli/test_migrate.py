@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import Command
+from calling import Command
 from servers import PostgresServer, RedisServer
 
 from empathy_kv import (

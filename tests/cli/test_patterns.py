@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Command
+from calling import Command
 
 from empathy_kv import Pattern, PatternPersistence, Store
 
@@ -145,3 +145,9 @@ def test_an_export_asks_before_it_replaces_a_file(command: Command, tmp_path: Pa
     assert command("patterns", "export", "library.json").status == 2
     assert (tmp_path / "library.json").read_text() == "mine"
     assert command("patterns", "export", "library.json", "-y").status == 0
+
+
+def test_a_tag_alone_is_something_to_look_for(command: Command) -> None:
+    found = json.loads(command("patterns", "find", "--tag", "a", "--tag", "b", "--json").out)
+    assert [match["pattern"]["id"] for match in found] == []  # Tags are 0.3 at most, and above 0.3 is a match.
+    assert command("patterns", "find", "--tag", "a").status == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import tempfile
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -14,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from places import KINDS, Place, everything, fill, new, places
 
+import empathy_kv.sql.snapshot
 from empathy_kv import ArgumentTypeError, CollaborationState, NotEmptyError, Pattern, PatternLibrary, connect_async
 from empathy_kv.records import Interaction
 from empathy_kv.snapshot import content, dump, restore
@@ -181,6 +183,26 @@ def test_a_store_that_keeps_fewer_takes_the_newest(kind: str, places: Callable[[
     assert target.metrics.get_user_stats("ada") == source.metrics.get_user_stats("ada")
     assert content(dump(target)) == content(lines, history_limit=5)
     assert content(dump(target)) != content(lines)
+
+
+@pytest.mark.parametrize("order", ["as they were", "the last first", "any"])
+@pytest.mark.parametrize("count", [6, 7, 8, 50])
+def test_a_history_of_a_database_is_sorted_in_runs_as_it_is_at_once(
+    count: int, order: str, places: Callable[[str], Place], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = places("sqlite").open()
+    numbers = list(range(count))
+    if order == "the last first":
+        numbers.reverse()
+    elif order == "any":
+        random.Random(1).shuffle(numbers)
+    for n in numbers:  # Two each at one time, of which the one that was recorded first is the first.
+        at = AT + timedelta(hours=n // 2)
+        source.metrics.record_interaction("ada", 3, True, float(n), at=at, interaction_id=f"{n}")
+    at_once = list(dump(source))
+    monkeypatch.setattr(empathy_kv.sql.snapshot, "_RUN", 7)
+    assert list(dump(source))[1:-1] == at_once[1:-1]
+    assert content(dump(source)).counts.interactions == count
 
 
 @pytest.mark.parametrize("kind", KINDS)

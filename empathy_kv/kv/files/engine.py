@@ -143,6 +143,11 @@ class FilesKV(KV):
         with disk.translated(self._base):
             return list(check.check(self._base))
 
+    def others(self, known: Sequence[Name]) -> int | None:
+        ours = {_place(namespace) for namespace in known}
+        with disk.translated(self._base):
+            return sum(path.name not in ours for path in check.namespaces(self._base))
+
     def durability(self) -> Durability:
         return Durability("power" if self._durable else "process")
 

@@ -41,7 +41,7 @@ from empathy_kv.kv.operations import (
     ZTrim,
     milliseconds,
 )
-from empathy_kv.kv.redis.script import PAGE, SETTLE, WATCH, WRITE, Script
+from empathy_kv.kv.redis.script import PAGE, SETTLE, WRITE, Script, watching
 from empathy_kv.kv.table import counter, exhausted, overflow, refused, refused_token
 
 Argument: TypeAlias = bytes | str | int
@@ -321,10 +321,14 @@ def settled(token: Token, layout: Layout) -> Call:
     return Call(layout.hash_slot, data, SETTLE, 6, 1, token, writes=True)
 
 
-def watch(layout: Layout, verb: str, who: str, milliseconds: int, revision: int) -> Call:
-    """Return the script call of one who takes a snapshot. Repeating it changes nothing."""
+def watch(layout: Layout, verb: str, who: str, milliseconds: int, revision: int, *, load: bool = False) -> Call:
+    """Return the script call of one who takes a snapshot. Repeating it changes nothing.
+
+    A server that does not know the script answers NOSCRIPT, unless it is to `load` it.
+    """
     data = _strings(3, layout.watch, layout.written, layout.revision, verb, who, milliseconds, revision)
-    return Call(layout.hash_slot, data, WATCH, 10)
+    call = Call(layout.hash_slot, data, watching(who), 10)
+    return call if load else Call(layout.hash_slot, call.named())
 
 
 def page(layout: Layout, after: bytes | None, size: int) -> Call:

@@ -94,6 +94,8 @@ class Execution:
     def perform(self, call: Call) -> Talk[Any]:
         """Have a call done and return its reply, or the server's error if the key holds something else.
 
+        So it is if a server does not know a script that was named only.
+
         Raises `OutcomeUnknown` if the deadline passes while a write is in doubt.
         """
         started = now = time.monotonic()
@@ -138,8 +140,10 @@ class Execution:
             now = time.monotonic()
             if name == "WRONGTYPE":
                 return cause
-            if name == "NOSCRIPT" and call.script is not None:
+            if name == "NOSCRIPT":
                 # The server was restarted, or its scripts were flushed.
+                if call.script is None:
+                    return cause  # Which is what was asked.
                 data = call.whole()
                 continue
             asked = None

@@ -3,8 +3,8 @@
 It needs no server module, touches only KEYS, and keeps to the Lua that fakeredis has. A script of Redis is not rolled
 back when a command in it fails, so everything that could fail is decided before the first write.
 
-There are four scripts, and each says what its KEYS and ARGV are. A refusal is a list whose first word says why. What
-only reads needs none: it is a transaction (MULTI), which costs a third.
+There are four scripts, one of them made anew for each snapshot, and each says what its KEYS and ARGV are. A refusal is
+a list whose first word says why. What only reads needs none: it is a transaction (MULTI), which costs a third.
 
 A value is stored as its version, a space, and its bytes. The keys that are there are the members of the index, a sorted
 set in lexical order: its pages can be had from any server that has the data, where the cursor of a ZSCAN means nothing
@@ -18,6 +18,7 @@ Lua's numbers are doubles: sums of up to 13 digits are numbers, others are done 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from typing import Final
 
@@ -118,7 +119,7 @@ return 0
 """
 )
 
-WATCH: Final = Script(
+_WATCH: Final = (
     _COMMON
     + """
 -- KEYS: the namespace's watch (a hash), what was written (a sorted set), its revision.
@@ -166,6 +167,17 @@ if others > 0 then call('HSET', watch, 'watchers', string.format('%.0f', others)
 return 1
 """
 )
+
+
+@functools.lru_cache(maxsize=16)
+def watching(who: str) -> Script:
+    """Return the script of one who takes a snapshot, which no other one has.
+
+    What a server knows of scripts it loses when it ends, and does not tell its replicas. So a server that knows this
+    one has been the master since the snapshot was begun: that what was read of it is still there, no key could say.
+    """
+    return Script(f"{_WATCH}-- {who}\n")
+
 
 WRITE: Final = Script(
     _COMMON

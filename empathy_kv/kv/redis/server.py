@@ -11,6 +11,7 @@ from empathy_kv.kv.interface import Durability
 from empathy_kv.kv.operations import Batch, Get, Name, Reply, Settle, Token, named, number, text
 from empathy_kv.kv.redis.commands import (
     FORMS,
+    Call,
     Layout,
     kind_of,
     looked_up,
@@ -23,7 +24,7 @@ from empathy_kv.kv.redis.commands import (
     written,
     wrong,
 )
-from empathy_kv.kv.redis.execution import Execution, translate
+from empathy_kv.kv.redis.execution import Execution, code, translate
 from empathy_kv.kv.redis.promises import QUESTIONS, STRENGTH, promised
 from empathy_kv.kv.redis.topology import Talk, Topology
 
@@ -133,15 +134,25 @@ class Server:
     ) -> Talk[list[Any]]:
         """Return what each namespace answers to one who takes a snapshot; None: he watches it no more.
 
-        `revisions`: of each, the one after which changes are asked for.
+        Nor does he if the server is another one, or was started again. `revisions`: of each, the one after which
+        changes are asked for.
         """
         layouts = [self._layout(named(namespace)) for namespace in namespaces]
-        asked = zip(layouts, revisions, strict=True)
-        calls = [watch(layout, verb, who, milliseconds, revision) for layout, revision in asked]
+        asked = list(zip(layouts, revisions, strict=True))
+        if verb == "begin":
+            # The answers that count are those of servers that all knew him by then.
+            yield from self._watched([watch(layout, verb, who, milliseconds, 0, load=True) for layout in layouts])
+        return (
+            yield from self._watched([watch(layout, verb, who, milliseconds, revision) for layout, revision in asked])
+        )
+
+    def _watched(self, calls: Sequence[Call]) -> Talk[list[Any]]:
         answers = yield from self._execution.several(calls)
-        for answer in answers:
+        for place, answer in enumerate(answers):
             if isinstance(answer, Exception):
-                raise translate(answer)
+                if code(answer) != "NOSCRIPT":
+                    raise translate(answer)
+                answers[place] = None
         return answers
 
     def keys_of(self, namespace: Name, watched: Sequence[bytes]) -> dict[str, int]:

@@ -1,7 +1,8 @@
 """A snapshot of namespaces on servers: what changed since it began is known, and for a moment nobody writes.
 
-Each namespace has a watch, in which the writes note what they change (`script.WATCH`). It expires if nobody renews it,
-so of a process that dies in the middle nothing stays.
+Each namespace has a watch, in which the writes note what they change (`script.watching`). It expires if nobody renews
+it, so of a process that dies in the middle nothing stays. A server that is started again, and one that takes the place
+of another, may lack the last writes, some of which were read; that ends the snapshot.
 """
 
 from __future__ import annotations
@@ -71,7 +72,10 @@ class ServerSnapshot:
     def _answered(self, verb: str, milliseconds: int) -> list[Any]:
         answers = self._ask(verb, self._who, milliseconds, self._seen)
         if None in answers:
-            raise UnavailableError("the server forgot about the snapshot while it was being taken; take it again")
+            raise UnavailableError(
+                "the server forgot about the snapshot while it was being taken, or another one took its place; "
+                "take it again"
+            )
         return answers
 
     @contextlib.contextmanager
