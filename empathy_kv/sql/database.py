@@ -69,11 +69,11 @@ class Transaction:
     executed more than once until it is committed, so `then` must be a function that can be called again. `lock` is what
     no two transactions that name it do at once (on SQLite, no two writers do anything at once), and `still` a table
     that nobody writes to meanwhile, also those whose rows are numbered and not committed yet. `patient`: it may take
-    longer than calls usually may.
+    longer than calls usually may. `afresh`: it makes the library another one, whose feed need not tell each change.
     """
 
     # No attrs class: making one is in every call.
-    __slots__ = "lock", "part", "patient", "statements", "still", "then", "writes"
+    __slots__ = "afresh", "lock", "part", "patient", "statements", "still", "then", "writes"
 
     def __init__(
         self,
@@ -84,6 +84,7 @@ class Transaction:
         lock: str | None = None,
         still: str | None = None,
         patient: bool = False,
+        afresh: bool = False,
     ) -> None:
         self.part = part
         self.statements = statements
@@ -91,6 +92,7 @@ class Transaction:
         self.lock = lock
         self.still = still
         self.patient = patient
+        self.afresh = afresh
         self.writes = then is not None or not all(
             type(each) is tuple and each[0].startswith("SELECT ") for each in statements
         )

@@ -466,6 +466,8 @@ class _Session:
             return tried.replies
         if transaction.patient:
             self._be_patient()
+        if transaction.afresh:
+            self._wire.execute(f"SET LOCAL {schema.AFRESH} = 'on'")
         tried.replies = None  # What was tried before was not committed, and never will be.
         further(transaction.then, found, self._answer)
         try:

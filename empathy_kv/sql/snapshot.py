@@ -120,7 +120,9 @@ class SQLContents:
             yield from _Filling().fill(records())
 
         asked = [(sql, ()) for sql in _THERE]
-        self._database.commit(Transaction(EVERYTHING, asked, then, lock="patterns", still="interactions", patient=True))
+        self._database.commit(
+            Transaction(EVERYTHING, asked, then, lock="patterns", still="interactions", patient=True, afresh=True)
+        )
 
 
 # Reading

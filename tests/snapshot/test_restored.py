@@ -288,6 +288,25 @@ def test_rows_that_others_inserted_are_moved_too(
         source = target
 
 
+def test_workers_on_postgres_are_told_once_that_the_library_is_another_one(places: Callable[[str], Place]) -> None:
+    import psycopg
+
+    source, target = places("memory").open(), places("postgresql")
+    source.patterns.contribute_patterns("a", [Pattern(f"{n}", "a", "t", "n") for n in range(300)])
+    worker, other = target.open(), target.open()
+    worker.patterns.contribute_pattern("a", Pattern("before", "a", "t", "n"))
+    assert list(worker.patterns.patterns) == ["before"]
+    feed = "SELECT number FROM pattern_feed"
+    with psycopg.connect(target.url, autocommit=True) as connection:
+        (before,) = connection.execute(feed).fetchone() or (0,)
+        restore(other, dump(source), replace=True)
+        (after,) = connection.execute(feed).fetchone() or (0,)
+    assert after <= before + 10  # To tell each of many would take ever longer.
+    assert list(worker.patterns.patterns) == [f"{n}" for n in range(300)]
+    other.patterns.contribute_pattern("a", Pattern("after", "a", "t", "n"))
+    assert list(worker.patterns.patterns)[-1] == "after"
+
+
 def test_progress_is_told_to_its_end(places: Callable[[str], Place]) -> None:
     source = places("memory").open()
     source.patterns.contribute_patterns("a", [Pattern(f"{n}", "a", "t", "n") for n in range(2500)])
