@@ -17,7 +17,7 @@ from typing import Final
 from empathy_kv.backup import manifest
 from empathy_kv.backup.manifest import Backup, Part
 from empathy_kv.backup.parts import pack, unpack
-from empathy_kv.backup.targets import Target
+from empathy_kv.backup.target import Target
 from empathy_kv.errors import (
     BackupNotFoundError,
     DamagedError,

@@ -10,7 +10,7 @@ from typing import Final, Self, TypeAlias
 from attrs import frozen
 
 from empathy_kv import snapshot
-from empathy_kv.backup import archive, parts, targets
+from empathy_kv.backup import archive, parts, urls
 from empathy_kv.backup.manifest import Backup
 from empathy_kv.backup.retention import Keep
 from empathy_kv.errors import BackupNotFoundError, DamagedError
@@ -55,7 +55,7 @@ class Backups:
 
     def __init__(self, target: str | os.PathLike[str], *, timeout: float = TIMEOUT) -> None:
         parts.available()
-        self._target = targets.opened(target, number(timeout, "timeout", 0.1, 3600.0))
+        self._target = urls.opened(target, number(timeout, "timeout", 0.1, 3600.0))
 
     def __repr__(self) -> str:
         return f"Backups({str(self._target)!r})"

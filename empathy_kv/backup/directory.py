@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from empathy_kv.backup.targets import Found
+from empathy_kv.backup.target import Found
 from empathy_kv.errors import DamagedError, MissingFileError
 from empathy_kv.kv.files import disk
 

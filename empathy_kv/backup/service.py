@@ -28,7 +28,7 @@ import obstore
 from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
 from obstore.store import AzureStore, GCSStore, ObjectStore, S3Store
 
-from empathy_kv.backup.targets import Found
+from empathy_kv.backup.target import Found
 from empathy_kv.errors import (
     ClosedError,
     EmpathyKVError,

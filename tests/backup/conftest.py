@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from services import Running, amazon, find_azurite, google, microsoft
 
-from empathy_kv.backup import parts, service, targets
-from empathy_kv.backup.targets import Target
+from empathy_kv.backup import parts, service, urls
+from empathy_kv.backup.target import Target
 
 
 @pytest.fixture(scope="session")
@@ -48,7 +48,7 @@ def url(kind: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
 @pytest.fixture
 def target(url: str) -> Iterator[Target]:
     """A target with nothing in it."""
-    target = targets.opened(url, 60.0)
+    target = urls.opened(url, 60.0)
     yield target
     target.close()
 

@@ -11,7 +11,7 @@ from services import KINDS
 from sources import COUNTS, snapshot
 
 from empathy_kv.backup import archive, manifest
-from empathy_kv.backup.targets import Target
+from empathy_kv.backup.target import Target
 from empathy_kv.errors import BackupNotFoundError, DamagedError, StorageError
 from empathy_kv.snapshot import Counts
 

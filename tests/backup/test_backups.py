@@ -23,7 +23,7 @@ from empathy_kv import (
     Store,
     connect,
 )
-from empathy_kv.backup import archive, manifest, targets
+from empathy_kv.backup import archive, manifest, urls
 from empathy_kv.errors import NotEmptyError, UnsupportedError
 from empathy_kv.snapshot import Counts, content, dump
 
@@ -152,7 +152,7 @@ def test_a_store_that_is_not_empty_is_replaced_only_if_that_is_said(store: Store
 def test_pruning_removes_what_no_rule_keeps_and_what_the_dead_left(url: str, store: Store) -> None:
     with Backups(url) as backups:
         made = [backups.create(store) for _ in range(5)]
-        target = targets.opened(url, 60.0)
+        target = urls.opened(url, 60.0)
         target.delete([manifest.manifest_path(made[0].name)])  # As if it had died.
         target.put(manifest.manifest_path(made[1].name), b"damaged")
         would = backups.prune(Keep(last=2), dry_run=True, abandoned=NOBODY)
@@ -174,7 +174,7 @@ def test_pruning_removes_what_no_rule_keeps_and_what_the_dead_left(url: str, sto
 @pytest.mark.usefixtures("small")
 def test_pruning_leaves_a_backup_alone_that_is_being_made(store: Store, tmp_path: Path) -> None:
     with Backups(tmp_path) as backups:
-        target = targets.opened(tmp_path, 60.0)
+        target = urls.opened(tmp_path, 60.0)
         lines = list(dump(store))
 
         def slow() -> Any:

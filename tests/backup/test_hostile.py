@@ -17,7 +17,8 @@ from sources import snapshot
 from empathy_kv import Backups, DamagedError, Store, connect
 from empathy_kv.backup import archive, manifest, parts
 from empathy_kv.backup.manifest import Backup, Part
-from empathy_kv.backup.targets import Target, opened
+from empathy_kv.backup.target import Target
+from empathy_kv.backup.urls import opened
 from empathy_kv.snapshot import Counts, content, dump
 from empathy_kv.streams import zstd
 

@@ -14,7 +14,7 @@ NIGHTLY = os.environ.get("EMPATHY_KV_PROFILE") == "nightly"
 # Lines that cannot be compressed to less than half, sixty megabytes of them: four parts.
 CHILD = """
 import os, sys
-from empathy_kv.backup import archive, targets
+from empathy_kv.backup import archive, urls
 
 def lines():
     yield b'{"format":"empathy-kv","version":1}'
@@ -27,7 +27,7 @@ def used():
     with open("/proc/self/status") as file:
         return next(int(line.split()[1]) >> 10 for line in file if line.startswith("VmHWM"))
 
-target = targets.opened(sys.argv[1], 60.0)
+target = urls.opened(sys.argv[1], 60.0)
 archive.listed(target)
 before = used()
 made = archive.write(target, lines())

@@ -27,8 +27,8 @@ from empathy_kv import (
     UnavailableError,
     connect,
 )
-from empathy_kv.backup import archive, targets
-from empathy_kv.backup.targets import Target
+from empathy_kv.backup import archive, urls
+from empathy_kv.backup.target import Target
 from empathy_kv.errors import StoragePermissionError
 from empathy_kv.snapshot import content, dump
 
@@ -76,7 +76,7 @@ def whole(direct: Target) -> list[str]:
 @most
 @pytest.mark.parametrize("fault", ["before", "after", "busy", "half"])
 def test_a_request_that_fails_once_is_repeated(fault: str, direct: Target, relay: Relay, url: str) -> None:
-    over = targets.opened(url, 60.0)
+    over = urls.opened(url, 60.0)
     archive.write(over, snapshot(130))
     requests = len(relay.requests)
     assert requests == 5
@@ -95,7 +95,7 @@ def test_a_request_that_fails_once_is_repeated(fault: str, direct: Target, relay
 def test_a_network_that_is_gone_from_some_request_on_leaves_whole_backups(
     fault: str, direct: Target, relay: Relay, url: str
 ) -> None:
-    over = targets.opened(url, 60.0)
+    over = urls.opened(url, 60.0)
     archive.write(over, snapshot(130))
     requests = len(relay.requests)
     unknown = 0
@@ -126,7 +126,7 @@ def test_a_network_that_is_gone_from_some_request_on_leaves_whole_backups(
 @most
 def test_a_lost_answer_to_the_last_request_is_looked_up(direct: Target, relay: Relay, url: str) -> None:
     """The manifest was written, and only the answers to that were lost: it is there, and that is what counts."""
-    over = targets.opened(url, 60.0)
+    over = urls.opened(url, 60.0)
     relay.plan = lambda n: (
         "after" if relay.requests[n][0] == "PUT" and ".json" in relay.requests[n][1].replace("%2E", ".")[-6:] else None
     )
@@ -139,7 +139,7 @@ def test_a_lost_answer_to_the_last_request_is_looked_up(direct: Target, relay: R
 @pytest.mark.usefixtures("small", "hasty")
 @most
 def test_a_removal_that_stops_at_any_request_leaves_whole_backups(direct: Target, relay: Relay, url: str) -> None:
-    over = targets.opened(url, 60.0)
+    over = urls.opened(url, 60.0)
     for number in range(4):
         made = archive.write(direct, snapshot(130))
         relay.requests.clear()
@@ -160,7 +160,7 @@ def test_a_backup_whose_reading_stops_at_any_request_is_not_restored_in_part(
     direct: Target, relay: Relay, url: str
 ) -> None:
     made = archive.write(direct, snapshot(130))
-    over = targets.opened(url, 60.0)
+    over = urls.opened(url, 60.0)
     for number in range(len(made.parts)):
         for fault in ("before", "busy", "half"):
             relay.requests.clear()
@@ -202,9 +202,9 @@ def test_a_restore_whose_network_is_gone_at_any_request_changes_nothing(relay: R
 CHILD = """
 import sys
 from sources import snapshot
-from empathy_kv.backup import archive, parts, targets
+from empathy_kv.backup import archive, parts, urls
 parts.RAW, parts._BLOCK = 6_000, 500
-archive.write(targets.opened(sys.argv[1], 60.0), snapshot(130))
+archive.write(urls.opened(sys.argv[1], 60.0), snapshot(130))
 """
 
 
@@ -216,7 +216,7 @@ def test_a_process_killed_at_any_request_leaves_whole_backups(
 ) -> None:
     """SIGKILL before the service has seen a request, and after it has done it."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    archive.write(targets.opened(url, 60.0), snapshot(130))
+    archive.write(urls.opened(url, 60.0), snapshot(130))
     requests = list(range(len(relay.requests)))
     for number in requests if NIGHTLY else requests[1::2] + requests[-1:]:
         relay.requests.clear()
@@ -300,7 +300,7 @@ def test_a_bucket_that_is_not_there_is_told(url: str, running: Running) -> None:
         with pytest.raises(StorageError, match="another"):
             backups.list()
         with pytest.raises(StorageError, match="another"):
-            archive.write(targets.opened(url.replace(BUCKET, "another"), 60.0), snapshot(5))
+            archive.write(urls.opened(url.replace(BUCKET, "another"), 60.0), snapshot(5))
 
 
 @pytest.mark.usefixtures("hasty")
@@ -344,8 +344,8 @@ def test_the_threads_of_a_target_end_with_it(url: str) -> None:
 ENDING = """
 import sys
 from sources import snapshot
-from empathy_kv.backup import archive, targets
-target = targets.opened(sys.argv[1], 60.0)
+from empathy_kv.backup import archive, urls
+target = urls.opened(sys.argv[1], 60.0)
 made = archive.write(target, snapshot(5))
 assert not any(archive.problems(target, made))
 target.close()
