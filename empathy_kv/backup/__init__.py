@@ -1,8 +1,8 @@
 """Backups of whole stores: to a directory, Amazon S3, Azure Blob Storage, Google Cloud Storage. The names to import.
 
 `Backups` has the verbs. Below it: `archive` (what is written in which order, so that no half backup is ever listed),
-`manifest` and `parts` (the form), `target`, `urls`, `directory` and `service` (where they are kept), `retention` (for how
-long), `schedule`. What a backup holds is `empathy_kv.snapshot`'s to say: here it is lines.
+`manifest` and `parts` (the form), `target`, `urls`, `directory` and `service` (where they are kept), `retention` (for
+how long), `schedule`. What a backup holds is `empathy_kv.snapshot`'s to say: here it is lines.
 """
 
 from empathy_kv.backup.backups import Backups, Pruned
