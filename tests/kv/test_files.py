@@ -275,8 +275,8 @@ def test_what_was_written_during_a_checkpoint_is_written_out_before_others_have_
     rounds: list[int] = []
     write = checkpoint.write
 
-    def written(view: View, stamps: dict[str, Stamp]) -> int:
-        count = write(view, stamps)
+    def written(view: View, stamps: dict[str, Stamp], at: int | None = None) -> int:
+        count = write(view, stamps, at)
         rounds.append(count)
         if len(rounds) < 4:
             for number in range(4_000 // len(rounds)):

@@ -215,7 +215,7 @@ class View:
 
     def _begin(self, head: frames.Head) -> None:
         try:
-            self.table.begin(head, now())
+            self.table.begin(head)
         except BaseException:
             self.restart()
             raise
