@@ -45,6 +45,15 @@ def test_reading_creates_nothing(tmp_path: Path) -> None:
     assert not place.exists()
 
 
+def test_who_asked_before_there_was_anything_sees_what_is_written_then(tmp_path: Path) -> None:
+    with opened(tmp_path) as early, opened(tmp_path) as kv:
+        assert early.namespace("a").get("k") is None
+        kv.namespace("a").set("k", b"1")
+        kv.checkpoint()
+        assert early.namespace("a").get("k") == b"1"
+        assert early.namespace("a").incr("k") == 2
+
+
 def test_documents_are_readable_json_after_close(tmp_path: Path) -> None:
     with opened(tmp_path) as kv:
         ns = kv.namespace("a")

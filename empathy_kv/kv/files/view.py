@@ -182,6 +182,7 @@ class View:
         if journal.descriptor == _NONE:
             head = journal.attach()
             if head is not None:
+                self.table = Overlay(self.path)  # What was read while there was no journal followed none.
                 self._begin(head)
             return head is not None
         if journal.ended:
