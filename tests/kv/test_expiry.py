@@ -373,7 +373,7 @@ def test_what_an_older_version_left_is_removed_as_well(
         return frames.frame(msgspec.msgpack.encode(head))
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint.frames, "head", older)
+        patch.setattr(frames, "head", older)
         kv, follower = processes.open(), processes.namespace()
         kv.namespace("n").set("k", b"1", ttl=1)
         kv.namespace("n").set("other", b"1")
