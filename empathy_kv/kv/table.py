@@ -589,7 +589,8 @@ class Table(Writers):
         self.drop(key)
 
     # Keys that are to expire, so that one that is never asked for again goes too. `_due` has each once, with a time not
-    # after its expiry; `_expiring` is a heap of these, and of some that no longer hold.
+    # after its expiry; `_expiring` is a heap of these, and of some that no longer hold. A table over documents notes
+    # none: what it dropped besides what a batch says would be in no journal.
 
     def _never(self, key: str) -> None:
         """Note that a key does not expire."""

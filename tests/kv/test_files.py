@@ -45,6 +45,15 @@ def test_reading_creates_nothing(tmp_path: Path) -> None:
     assert not place.exists()
 
 
+def test_who_asked_before_there_was_anything_sees_what_is_written_then(tmp_path: Path) -> None:
+    with opened(tmp_path) as early, opened(tmp_path) as kv:
+        assert early.namespace("a").get("k") is None
+        kv.namespace("a").set("k", b"1")
+        kv.checkpoint()
+        assert early.namespace("a").get("k") == b"1"
+        assert early.namespace("a").incr("k") == 2
+
+
 def test_documents_are_readable_json_after_close(tmp_path: Path) -> None:
     with opened(tmp_path) as kv:
         ns = kv.namespace("a")
@@ -275,8 +284,8 @@ def test_what_was_written_during_a_checkpoint_is_written_out_before_others_have_
     rounds: list[int] = []
     write = checkpoint.write
 
-    def written(view: View, stamps: dict[str, Stamp]) -> int:
-        count = write(view, stamps)
+    def written(view: View, stamps: dict[str, Stamp], at: int | None = None) -> int:
+        count = write(view, stamps, at)
         rounds.append(count)
         if len(rounds) < 4:
             for number in range(4_000 // len(rounds)):

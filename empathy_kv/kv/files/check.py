@@ -14,7 +14,6 @@ from empathy_kv.kv.files import disk, documents, frames
 from empathy_kv.kv.files.journal import Journal
 from empathy_kv.kv.files.names import name
 from empathy_kv.kv.files.overlay import Overlay
-from empathy_kv.kv.files.view import now
 from empathy_kv.kv.table import Entry
 
 _DAMAGED: Final = re.compile(r".+\.json\.damaged-[0-9]+")
@@ -88,7 +87,7 @@ def _journals(directory: Path, overlay: Overlay) -> Iterator[DamagedError]:
         try:
             head = journal.attach()
             if head is not None:
-                overlay.begin(head, now())
+                overlay.begin(head)
                 for line in journal.take():
                     overlay.replay(frames.read(line, str(journal.path)))
         finally:

@@ -4,6 +4,9 @@ The documents of what the journal touched are written without the lock of writer
 touched meanwhile. They are synced, and the next journal begins. Replay skips what a document holds already, by the
 version in it, so it may be done again after a crash at any point. A document that the journal can make from nothing (it
 begins with a `Set` of it) may be cut short by a crash; one that it changes is replaced as a whole.
+
+What has expired by then has no document any more. That is decided once, under both locks, and the head of the next
+journal says it: clocks go back, and those of two processes differ.
 """
 
 from __future__ import annotations
@@ -15,11 +18,12 @@ from pathlib import Path
 from typing import Final
 
 from empathy_kv.errors import DamagedError
-from empathy_kv.kv.files import disk, documents, frames
+from empathy_kv.kv.files import disk, documents, frames, sweep
 from empathy_kv.kv.files.journal import place
-from empathy_kv.kv.files.overlay import Stamp, Tombstone, highest, listed
+from empathy_kv.kv.files.overlay import Stamp, Tombstone, highest, lapsed, listed
+from empathy_kv.kv.files.sweep import Swept
 from empathy_kv.kv.files.view import View, now
-from empathy_kv.kv.table import Entry, expired
+from empathy_kv.kv.table import Entry
 
 _NONE: Final = disk.NONE
 _PAGE: Final = 64
@@ -30,16 +34,27 @@ def first(view: View) -> None:
     """Begin the first journal. Both locks are held."""
     for path in (view.path, *view.path.parents[:2]):
         disk.sync_directory(path)  # Whoever made what is in it may have been killed before that was durable.
-    view.table.revision = highest(view.path)
-    _next(view, [])
+    table = view.table
+    table.revision = highest(view.path)
+    _next(view, [], now(), table.due if table.revision else None)
 
 
-def turn(view: View, written: dict[str, Stamp]) -> None:
-    """Write the documents that were not `written`, and begin the next journal. Both locks are held."""
+def turn(view: View, written: dict[str, Stamp], swept: Swept | None = None) -> None:
+    """Write the documents that were not `written`, and begin the next journal. Both locks are held.
+
+    `swept`: what a look at the documents found since `_keeper` was taken. Since then they are the same, but for those
+    of what the journal touched.
+    """
     view.busy = True
     try:
-        write(view, written)
-        _next(view, _gone(view))
+        at = now()
+        write(view, written, at)
+        table, gone = view.table, _gone(view, at)
+        due = table.due
+        if swept is not None:
+            gone += [key for key in swept.expired(at) if key not in table.touched and key not in table.damaged]
+            due = swept.due(at)
+        _next(view, gone, at, sweep.earliest(due, table.touched.values(), at))
     finally:
         view.busy = False
 
@@ -56,7 +71,7 @@ def clear(view: View) -> int:
     with view.mutex:
         view.table.clear()
     view.table.revision += 1
-    _next(view, [])
+    _next(view, [], now(), view.table.due)
     for path in listed(view.path):
         os.unlink(path)
     return view.table.revision
@@ -73,19 +88,22 @@ def settle(view: View) -> None:
         disk.sync_files(view.path)
     disk.sync_directory(view.path)
     # Twice: who follows the journal from the one to the next keeps what he knows, and then begins anew.
-    _next(view, [])
-    _next(view, [])
+    _next(view, [], now(), view.table.due)
+    _next(view, [], now(), view.table.due)
 
 
-def write(view: View, written: dict[str, Stamp]) -> int:
+def write(view: View, written: dict[str, Stamp], at: int | None = None) -> int:
     """Write the documents of what the journal touched, durably, but for those `written` in their present state.
 
+    What has expired `at` that time is left as it is, and not `written`: a clock may go back, and then it has not.
     Returns how many there were. Only one process and thread may do it at a time.
     """
+    at = now() if at is None else at
     with view.mutex:
         view.catch_up()
         table, journal = view.table, view.journal
-        keys = [key for key, entry in table.touched.items() if written.get(key) != stamp(entry)]
+        changed = [(key, entry) for key, entry in table.touched.items() if written.get(key) != stamp(entry)]
+        keys = [key for key, entry in changed if isinstance(entry, Tombstone) or not lapsed(entry, at)]
     if not keys:
         return 0
     few = disk.few(keys)
@@ -93,11 +111,14 @@ def write(view: View, written: dict[str, Stamp]) -> int:
     synced = _NONE
     for start in range(0, len(keys), _PAGE):
         with view.mutex:
-            at = now()
             end = journal.offset
             descriptor = _NONE if end == synced else os.dup(journal.descriptor)
             page = [(key, table.touched[key]) for key in keys[start : start + _PAGE] if key in table.touched]
-            encoded = [(key, stamp(entry), _encoded(key, entry, at)) for key, entry in page]
+            encoded = [
+                (key, stamp(entry), _encoded(key, entry))
+                for key, entry in page
+                if isinstance(entry, Tombstone) or not lapsed(entry, at)
+            ]
         if descriptor != _NONE:
             # First the journal: a document that is ahead of what a power cut leaves of it has half a batch.
             try:
@@ -125,9 +146,9 @@ def write(view: View, written: dict[str, Stamp]) -> int:
     return len(keys)
 
 
-def _encoded(key: str, entry: Entry | Tombstone, at: int) -> bytes:
-    """Return a key's document, which is empty for what is deleted or has expired."""
-    return documents.encode(key, entry) if isinstance(entry, Entry) and not expired(entry, at) else b""
+def _encoded(key: str, entry: Entry | Tombstone) -> bytes:
+    """Return a key's document, which is empty for what is deleted."""
+    return documents.encode(key, entry) if isinstance(entry, Entry) else b""
 
 
 def _created(path: str, data: bytes, *, durable: bool) -> bool:
@@ -139,12 +160,11 @@ def _created(path: str, data: bytes, *, durable: bool) -> bool:
     return True
 
 
-def _gone(view: View) -> list[str]:
-    """Return the keys whose documents are to be deleted, after keeping aside what is damaged of them."""
-    at = now()
+def _gone(view: View, at: int) -> list[str]:
+    """Return the touched keys whose documents are to be deleted, after keeping aside what is damaged of them."""
     gone = []
     for key, entry in view.table.touched.items():
-        if isinstance(entry, Tombstone) or expired(entry, at):
+        if lapsed(entry, at):
             path = view.table.path(key)
             if disk.there(path):
                 set_aside(path, b"")
@@ -152,16 +172,16 @@ def _gone(view: View) -> list[str]:
     return gone
 
 
-def _next(view: View, gone: Sequence[str]) -> None:
+def _next(view: View, gone: Sequence[str], at: int, due: int | None) -> None:
     """End the journal and begin the next where the table stands. The documents are up to date, but for those gone.
 
-    They go when the next journal is there, which says that they are deleted: what the old one changes needs them.
+    They go when the next journal is there, which says that they are deleted: what the old one changes needs them. Those
+    that stay expire at `due` or later.
     """
     table, journal = view.table, view.journal
     number = journal.number + 1
-    at = now()
     table.forget(at)
-    head = frames.head(table.revision, table.sessions, disk.boot(), table.still_waiting(gone, at))
+    head = frames.head(table.revision, table.sessions, disk.boot(), table.still_waiting(gone, at), at, due)
     draft = journal.directory / f"{number}.new"
     with contextlib.suppress(FileNotFoundError):
         draft.unlink()

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Final
 
 from empathy_kv.errors import ClosedError, EmpathyKVError, LockTimeoutError, OutcomeUnknown
-from empathy_kv.kv.files import checkpoint, disk, frames
+from empathy_kv.kv.files import checkpoint, disk, frames, sweep
 from empathy_kv.kv.files.lock import Lock, WriterLock
 from empathy_kv.kv.files.overlay import Change, Overlay, Stamp
 from empathy_kv.kv.files.view import View, now
@@ -380,7 +380,10 @@ class Directory:
         with disk.translated(self.path):
             with view.mutex:
                 view.catch_up()
-                if journal.descriptor == _NONE or (not self.pending() and journal.usable and not journal.cut):
+                if journal.descriptor == _NONE:
+                    return
+                expiring = journal.refusal is None and sweep.due(view.table, now())
+                if not self.pending() and journal.usable and not journal.cut and not expiring:
                     return
             if not self._keeper.acquire(wait=wait):
                 return
@@ -390,12 +393,14 @@ class Directory:
                 for _ in range(_ROUNDS):
                     if checkpoint.write(view, written) <= _LEFT:
                         break
+                at = now()
+                swept = sweep.look(self.path, at) if sweep.due(view.table, at) else None
                 with self._lock.hold():
                     self._require_place(written)
                     with view.mutex:
                         self._ready()
                     if journal.descriptor != _NONE:
-                        checkpoint.turn(view, written)
+                        checkpoint.turn(view, written, swept)
             finally:
                 self._keeper.release()
 

@@ -115,10 +115,17 @@ class Head(msgspec.Struct):
     waiting: list[Line] = []
     """What earlier journals had for documents that are damaged, done if they are put right; and keys that are deleted,
     whose documents may still be there."""
+    at: int | None = None
+    """The time by which it was decided which keys had expired. Whoever goes on from the journal before decides by it,
+    too: by his own clock he might keep what has no document."""
+    due: int | None = 0
+    """A time before which no document expires; None: none ever does."""
 
     @classmethod
-    def of(cls, revision: int, sessions: dict[str, Session], boot: str, waiting: list[Line]) -> Head:
-        """Return the head of a journal that begins now."""
+    def of(
+        cls, revision: int, sessions: dict[str, Session], boot: str, waiting: list[Line], at: int, due: int | None
+    ) -> Head:
+        """Return the head of a journal that begins."""
         return cls(
             FORMAT,
             boot,
@@ -131,6 +138,8 @@ class Head(msgspec.Struct):
                 for name, session in sessions.items()
             },
             waiting,
+            at,
+            due,
         )
 
     def restored(self) -> dict[str, Session]:
@@ -176,9 +185,11 @@ END: Final = frame(b"")
 """The frame after which a journal goes on in the next number. No other is so short."""
 
 
-def head(revision: int, sessions: dict[str, Session], boot: str, waiting: list[Line]) -> bytes:
+def head(
+    revision: int, sessions: dict[str, Session], boot: str, waiting: list[Line], at: int, due: int | None
+) -> bytes:
     """Return the frame with which a journal begins."""
-    return frame(_ENCODER.encode(Head.of(revision, sessions, boot, waiting)))
+    return frame(_ENCODER.encode(Head.of(revision, sessions, boot, waiting, at, due)))
 
 
 def digest(batch: Batch) -> bytes:

@@ -86,6 +86,8 @@ class Overlay(Table):
         """How many documents were looked for."""
         self.loaded = 0
         """How many bytes they had."""
+        self.due: int | None = 0
+        """A time before which no key expires that the journal does not touch, in ms since 1970; None: none will."""
 
     # What a table asks for
 
@@ -119,6 +121,14 @@ class Overlay(Table):
         if key not in self.touched:
             self._made(key)
         self.touched[key] = Tombstone(self.revision)
+
+    # What has expired goes at a checkpoint, by what the journal says then: all who follow it have to hold the same.
+
+    def _expire_later(self, key: str, expires: int, now: int) -> None:
+        """Drop nothing, and note nothing."""
+
+    def _never(self, key: str) -> None:
+        """Nothing was noted."""
 
     def _made(self, key: str) -> None:
         """Note that the journal makes a key from nothing."""
@@ -226,7 +236,7 @@ class Overlay(Table):
         """Do what replaying a lone `Set` for ever comes to, which is most of what others write; False if it is none."""
         if operation[0] != "set" or len(operation) != 4 or operation[3] is not None:
             return False
-        if line.session or self._due:
+        if line.session:
             return False
         key = operation[1]
         entry = self.touched.get(key)
@@ -281,12 +291,13 @@ class Overlay(Table):
                 return True
         return entry is not None and entry.version >= line.revision
 
-    def begin(self, head: frames.Head, now: int) -> None:
+    def begin(self, head: frames.Head) -> None:
         """Go on with a journal that begins so: the documents have what the one before it touched."""
-        self._carry(now)
+        self._carry(head.at)
         for line in head.waiting:
             self.replay(line)
         self.revision = head.revision
+        self.due = head.due
         self.sessions = head.restored()
 
     def clear(self) -> None:
@@ -297,12 +308,15 @@ class Overlay(Table):
         self.waiting.clear()
         self.read = Read()
 
-    def _carry(self, now: int) -> None:
+    def _carry(self, at: int | None) -> None:
+        """Keep what was touched as what its documents have; `at` was decided what of it has expired."""
         for key, entry in self.touched.items():
-            if isinstance(entry, Entry) and not expired(entry, now):
-                self.read.put(key, entry, weight(entry))
-            else:
+            if at is None:
+                self.read.drop(key)
+            elif lapsed(entry, at):
                 self.read.put(key, None, 0)
+            elif isinstance(entry, Entry):
+                self.read.put(key, entry, weight(entry))
         self.touched.clear()
         self.replaced.clear()
         self.damaged.clear()
@@ -439,6 +453,11 @@ class Change:
             table.apply(self._batch.operations, self._at)
         if token is not None and self.slot is not None:
             table.remember(token, self._at, self.slot)
+
+
+def lapsed(entry: Entry | Tombstone, at: int) -> bool:
+    """Return whether a key is deleted or has expired, so that it is to have no document."""
+    return isinstance(entry, Tombstone) or expired(entry, at)
 
 
 def weight(entry: Entry) -> int:

@@ -182,6 +182,7 @@ class View:
         if journal.descriptor == _NONE:
             head = journal.attach()
             if head is not None:
+                self.table = Overlay(self.path)  # What was read while there was no journal followed none.
                 self._begin(head)
             return head is not None
         if journal.ended:
@@ -215,7 +216,7 @@ class View:
 
     def _begin(self, head: frames.Head) -> None:
         try:
-            self.table.begin(head, now())
+            self.table.begin(head)
         except BaseException:
             self.restart()
             raise
