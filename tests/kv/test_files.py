@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -20,6 +21,8 @@ from empathy_kv.kv.files import FilesKV, checkpoint, directory
 from empathy_kv.kv.files.overlay import Stamp
 from empathy_kv.kv.files.view import View
 from empathy_kv.kv.operations import Batch, IncrBy, Set, Token, ZAppend
+from empathy_kv.records import CollaborationState
+from empathy_kv.states import StateManager
 
 
 def opened(path: Path, timeout: float = 5.0) -> FilesKV:
@@ -312,3 +315,44 @@ def test_who_writes_faster_than_documents_are_written_waits_for_a_checkpoint_tha
         assert done.wait(30)
         writer.join()
         ns.set("k", b"3" * 50_000)  # Nobody makes one: nothing to wait for.
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows lets few make a link")
+@pytest.mark.parametrize("below", ["", "sub", "a/b"])
+@pytest.mark.parametrize("durability", ["fsync", "os"])
+def test_a_link_that_the_user_made_above_the_store_is_followed(
+    below: str, durability: Literal["fsync", "os"], tmp_path: Path
+) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    with FilesKV(tmp_path / "link" / below, durability=durability) as kv:
+        for number in range(50):  # More than are synced one by one.
+            kv.namespace("a").set(f"k{number}", b"1")
+        with kv.refill([("b",)]) as filled:
+            filled.put(("b",), "k", b"2")
+    with opened(tmp_path / "real" / below) as kv:
+        assert len(list(kv.namespace("a").keys())) == 50
+        assert kv.namespace("b").get("k") == b"2"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows lets few make a link")
+@pytest.mark.parametrize("below", ["", "sub"])
+def test_a_directory_of_states_may_be_a_link(below: str, tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    manager = StateManager(state_dir=tmp_path / "link" / below)
+    manager.save_state("u", CollaborationState("u"))
+    assert StateManager(state_dir=tmp_path / "real" / below).list_users() == ["u"]
+
+
+def test_no_directory_is_made_that_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # macOS says EISDIR of "/", Windows EACCES of "C:\\".
+    mkdir = os.mkdir
+
+    def made(path: str | os.PathLike[str], mode: int = 0o777) -> None:
+        assert not os.path.isdir(path)
+        mkdir(path, mode)
+
+    monkeypatch.setattr(os, "mkdir", made)
+    with opened(tmp_path / "some" / "where") as kv:
+        kv.namespace("a").set("k", b"1")
