@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import signal
@@ -11,8 +12,9 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NoReturn
 
 import pytest
 
@@ -38,6 +40,14 @@ def grown(path: Path) -> int:
     with contextlib.suppress(FileNotFoundError):  # The next has just begun.
         return journals(path)[-1].stat().st_size
     return sys.maxsize
+
+
+def until(true: Callable[[], bool], seconds: float = 30.0) -> None:
+    """Wait for something that is done in the background."""
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.01)
 
 
 def test_reading_creates_nothing(tmp_path: Path) -> None:
@@ -356,3 +366,53 @@ def test_no_directory_is_made_that_is_there(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(os, "mkdir", made)
     with opened(tmp_path / "some" / "where") as kv:
         kv.namespace("a").set("k", b"1")
+
+
+def test_a_write_needs_no_thread_and_the_next_one_that_can_be_started_makes_the_documents(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    monkeypatch.setattr(directory, "GROWN", 10_000)
+    with opened(tmp_path) as kv:
+        ns = kv.namespace("a")
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", refuse)
+            assert ns.incr("n") == 1
+            assert ns.set("k", b"1" * 50_000) == 2
+        assert journals(tmp_path) == [tmp_path / "empathy" / "a" / "journal" / "00000001"]
+        assert ns.incr("n") == 2
+        until(lambda: journals(tmp_path)[-1].name != "00000001")
+
+
+def test_a_write_that_happens_while_the_interpreter_ends_is_told_as_applied(tmp_path: Path) -> None:
+    script = f"""if True:
+        import atexit, threading
+        from empathy_kv.kv.files import FilesKV
+        kv = FilesKV({str(tmp_path)!r})
+        atexit.register(lambda: print(kv.namespace("a").incr("n")))
+    """
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert (run.stdout, run.stderr) == ("1\n", "")
+
+
+@pytest.mark.parametrize("failing", ["_keeper", "_look"])
+def test_who_cannot_see_how_far_a_checkpoint_is_has_written_all_the_same(
+    failing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> NoReturn:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(directory, "GROWN", 10_000)
+    with opened(tmp_path) as kv:
+        ns = kv.namespace("a")
+        ns.set("k", b"1")
+        here = kv._directory(("a",))
+        with here._keeper.hold(), monkeypatch.context() as patch:
+            if failing == "_keeper":
+                patch.setattr(here._keeper, "acquire", fail)
+            else:
+                patch.setattr(here, "_look", fail)
+            assert ns.set("k", b"2" * 50_000) == 2
+        assert ns.get("k") == b"2" * 50_000

@@ -337,15 +337,16 @@ class Directory:
         """Wait, for a while, for a checkpoint that is made and that those who write leave behind.
 
         What is written while it is made has to be written out, too: at its end nobody could write for long, and the
-        journal would grow for ever.
+        journal would grow for ever. Who cannot even look does not wait: what was written is committed.
         """
         end = time.monotonic() + self._patience
-        while self._over(_BEHIND) and time.monotonic() < end:
-            if self._keeper.acquire(wait=False):  # Nobody makes one.
-                self._keeper.release()
-                return
-            time.sleep(_PAUSE)
-            self._look()
+        with contextlib.suppress(Exception):
+            while self._over(_BEHIND) and time.monotonic() < end:
+                if self._keeper.acquire(wait=False):  # Nobody makes one.
+                    self._keeper.release()
+                    return
+                time.sleep(_PAUSE)
+                self._look()
 
     def pending(self) -> int:
         """Return how many bytes of journal the documents do not have yet."""

@@ -82,9 +82,11 @@ class FilesKV(KV):
         if not batch.writes:
             return directory.read(batch)
         replies = directory.write(batch)
+        # It is applied: nothing from here on may raise.
         keeper = self._keeper or self._keep()
         if directory.grown():
-            keeper.wake()
+            if keeper is not None:
+                keeper.wake()
             directory.ease()
         return replies
 
@@ -177,10 +179,12 @@ class FilesKV(KV):
                     self._directories[namespace] = directory
         return directory
 
-    def _keep(self) -> Keeper:
+    def _keep(self) -> Keeper | None:
+        """Start the thread, if one can be started: not while the interpreter ends. The next write tries again."""
         with self._lock:
-            if self._keeper is None:
-                self._keeper = Keeper(self)
+            if self._keeper is None and not self._closed:
+                with contextlib.suppress(RuntimeError):
+                    self._keeper = Keeper(self)
             return self._keeper
 
     def tend(self, sizes: dict[Directory, int]) -> None:
