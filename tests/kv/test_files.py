@@ -416,3 +416,34 @@ def test_who_cannot_see_how_far_a_checkpoint_is_has_written_all_the_same(
                 patch.setattr(here, "_look", fail)
             assert ns.set("k", b"2" * 50_000) == 2
         assert ns.get("k") == b"2" * 50_000
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such lock: who writes waits now and then")
+def test_nobody_waits_for_a_checkpoint_that_a_snapshot_forbids(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(directory, "GROWN", 10_000)
+    with opened(tmp_path) as kv, opened(tmp_path, timeout=60.0) as other:
+        kv.namespace("a").set("k", b"1")
+        with kv.snapshot([("a",)]):
+            began = time.monotonic()
+            for writer in (kv, other) * 5:
+                writer.namespace("a").set("k", b"2" * 50_000)
+            assert time.monotonic() - began < 2.0  # A single wait is one of 2.5 s.
+            assert len(journals(tmp_path)) == 1
+
+
+def test_who_waited_in_vain_for_a_checkpoint_waits_again_only_when_the_journal_has_grown_as_much_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(directory, "GROWN", 10_000)
+    with opened(tmp_path, timeout=1.0) as kv:
+        ns = kv.namespace("a")
+        ns.set("k", b"1")
+        with kv._directory(("a",))._keeper.hold():  # As during a checkpoint that hangs.
+            took = []
+            for _ in range(11):
+                began = time.monotonic()
+                ns.set("k", b"2" * 10_000)
+                took.append(time.monotonic() - began)
+        assert [seconds >= 0.5 for seconds in took] == [False] * 3 + [True] + [False] * 3 + [True] + [False] * 3

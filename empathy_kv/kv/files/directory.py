@@ -25,7 +25,7 @@ from typing import Final
 
 from empathy_kv.errors import ClosedError, EmpathyKVError, LockTimeoutError, OutcomeUnknown
 from empathy_kv.kv.files import checkpoint, disk, frames
-from empathy_kv.kv.files.lock import Lock
+from empathy_kv.kv.files.lock import Lock, Mark
 from empathy_kv.kv.files.overlay import Change, Overlay, Stamp
 from empathy_kv.kv.files.view import View, now
 from empathy_kv.kv.operations import Batch, Reply, Set, Settle
@@ -69,7 +69,9 @@ class Directory:
         self._view = View(path)
         self._lock = Lock(path / "lock", timeout)
         self._keeper = Lock(path / "journal" / "lock", timeout)
+        self._snapshot = Mark(path / "journal")
         self._patience = timeout / 2
+        self._waited = 0
         self._queue: deque[Commit] = deque()
         self._wrote = self._closed = False
 
@@ -337,16 +339,28 @@ class Directory:
         """Wait, for a while, for a checkpoint that is made and that those who write leave behind.
 
         What is written while it is made has to be written out, too: at its end nobody could write for long, and the
-        journal would grow for ever. Who cannot even look does not wait: what was written is committed.
+        journal would grow for ever. Who waited in vain does so again when the journal has grown as much again. Who
+        cannot even look does not wait: what was written is committed.
         """
+        if not self._over(_BEHIND):
+            self._waited = 0
+        elif self._view.journal.offset >= self._waited:
+            with contextlib.suppress(Exception):
+                self._wait()
+
+    def _wait(self) -> None:
         end = time.monotonic() + self._patience
-        with contextlib.suppress(Exception):
-            while self._over(_BEHIND) and time.monotonic() < end:
-                if self._keeper.acquire(wait=False):  # Nobody makes one.
-                    self._keeper.release()
-                    return
-                time.sleep(_PAUSE)
-                self._look()
+        while self._over(_BEHIND):
+            if self._keeper.acquire(wait=False):  # Nobody makes one.
+                self._keeper.release()
+                return
+            if self._snapshot.seen():  # It forbids one, perhaps for hours.
+                return
+            if time.monotonic() >= end:
+                self._waited = self._view.journal.offset + _BEHIND * GROWN
+                return
+            time.sleep(_PAUSE)
+            self._look()
 
     def pending(self) -> int:
         """Return how many bytes of journal the documents do not have yet."""
@@ -389,7 +403,7 @@ class Directory:
     def kept(self) -> Iterator[None]:
         """Let no document change while the block runs: what is written meanwhile stays in the journal."""
         self.checkpoint()  # As little as possible is to be read from the journal.
-        with self._keeper.hold():
+        with self._keeper.hold(), self._snapshot.made():
             yield
 
     def still(self) -> contextlib.AbstractContextManager[None]:

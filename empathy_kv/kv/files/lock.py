@@ -21,7 +21,7 @@ from empathy_kv.kv.files import disk
 if sys.platform == "win32":
     import filelock
 else:
-    from fcntl import LOCK_EX, LOCK_NB, LOCK_UN, flock
+    from fcntl import LOCK_EX, LOCK_NB, LOCK_SH, LOCK_UN, flock
 
     _TAKE = LOCK_EX | LOCK_NB
 
@@ -150,3 +150,49 @@ class Lock:
     def _close(self) -> None:
         descriptor, self._descriptor = self._descriptor, disk.NONE
         disk.shut(descriptor)
+
+
+class Mark:
+    """A mark that a directory bears while a block runs, for all processes to see; it goes with the one that made it.
+
+    It is a flock of the directory itself: no file is made. Where there is none it is never seen.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    if sys.platform == "win32":
+
+        @contextlib.contextmanager
+        def made(self) -> Iterator[None]:
+            """Make the mark."""
+            yield
+
+        def seen(self) -> bool:
+            """Return whether somebody made it."""
+            return False
+
+    else:
+
+        @contextlib.contextmanager
+        def made(self) -> Iterator[None]:
+            """Make the mark."""
+            descriptor = disk.NONE
+            try:
+                with contextlib.suppress(OSError):  # Then it is not seen, and costs others some time.
+                    descriptor = disk.directory(self._directory)
+                    flock(descriptor, _TAKE)
+                yield
+            finally:
+                disk.shut(descriptor)
+
+        def seen(self) -> bool:
+            """Return whether somebody made it. Raises OSError."""
+            descriptor = disk.directory(self._directory)
+            try:
+                flock(descriptor, LOCK_SH | LOCK_NB)
+            except BlockingIOError:
+                return True
+            finally:
+                disk.shut(descriptor)
+            return False
