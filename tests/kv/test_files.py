@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -13,16 +14,18 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal, NoReturn
 
 import pytest
 
-from empathy_kv.errors import DamagedError, LockTimeoutError, StorageError
-from empathy_kv.kv.files import FilesKV, checkpoint, directory
+from empathy_kv.errors import DamagedError, LockTimeoutError, StorageError, StoragePermissionError
+from empathy_kv.kv.files import FilesKV, checkpoint, directory, disk, engine
+from empathy_kv.kv.files.directory import Directory
 from empathy_kv.kv.files.overlay import Stamp
 from empathy_kv.kv.files.view import View
-from empathy_kv.kv.operations import Batch, IncrBy, Set, Token, ZAppend
+from empathy_kv.kv.operations import Batch, Get, IncrBy, Set, Token, ZAppend
 from empathy_kv.records import CollaborationState
 from empathy_kv.states import StateManager
 
@@ -419,9 +422,7 @@ def test_who_cannot_see_how_far_a_checkpoint_is_has_written_all_the_same(
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such lock: who writes waits now and then")
-def test_nobody_waits_for_a_checkpoint_that_a_snapshot_forbids(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nobody_waits_for_a_checkpoint_that_a_snapshot_forbids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(directory, "GROWN", 10_000)
     with opened(tmp_path) as kv, opened(tmp_path, timeout=60.0) as other:
         kv.namespace("a").set("k", b"1")
@@ -447,3 +448,141 @@ def test_who_waited_in_vain_for_a_checkpoint_waits_again_only_when_the_journal_h
                 ns.set("k", b"2" * 10_000)
                 took.append(time.monotonic() - began)
         assert [seconds >= 0.5 for seconds in took] == [False] * 3 + [True] + [False] * 3 + [True] + [False] * 3
+
+
+def descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts what is open by /proc")
+def test_so_many_namespaces_are_open_at_most_and_all_have_their_documents_after_close(tmp_path: Path) -> None:
+    before = descriptors()
+    with opened(tmp_path) as kv:
+        for number in range(200):
+            kv.namespace("user", str(number)).set("k", b"1")
+        assert descriptors() - before <= 2 * engine.OPEN
+        for number in range(200):
+            assert kv.namespace("user", str(number)).incr("k") == 2
+        assert descriptors() - before <= 2 * engine.OPEN
+    assert descriptors() == before
+    assert len(list(tmp_path.glob("empathy/*/k.json"))) == 200
+    assert all(b'"value":2' in path.read_bytes() for path in tmp_path.glob("empathy/*/k.json"))
+
+
+def test_the_documents_of_namespaces_that_were_let_go_are_made_in_the_background(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "OPEN", 4)
+    monkeypatch.setattr(engine, "IDLE", 0.1)
+    with opened(tmp_path) as kv:
+        for number in range(20):
+            kv.namespace("user", str(number)).set("k", b"1")
+        until(lambda: len(list(tmp_path.glob("empathy/*/k.json"))) == 20)
+        until(lambda: not kv._left)
+
+
+def test_a_checkpoint_covers_namespaces_that_were_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "OPEN", 4)
+    with opened(tmp_path) as kv:
+        for number in range(20):
+            kv.namespace("user", str(number)).set("k", b"1")
+        kv.checkpoint()
+        assert len(list(tmp_path.glob("empathy/*/k.json"))) == 20
+
+
+def test_a_namespace_in_use_stays_open_when_many_others_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "OPEN", 4)
+    with opened(tmp_path) as kv:
+        busy = kv.namespace("busy")
+        busy.set("k", b"1")
+        here = kv._directory(("busy",))
+        for number in range(100):
+            assert kv.namespace("absent", str(number)).get("k") is None
+            assert busy.get("k") == b"1"
+        assert kv._directory(("busy",)) is here
+        assert len(kv._directories) == 4
+
+
+@pytest.mark.parametrize("durability", ["fsync", "os"])
+def test_threads_that_use_more_namespaces_than_are_kept_open_lose_nothing(
+    durability: Literal["fsync", "os"], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "OPEN", 2)
+    monkeypatch.setattr(engine, "IDLE", 0.05)
+
+    def work(seed: int) -> None:
+        for number in range(60):
+            kv.namespace(str((number * seed) % 7)).incr("n")
+            list(kv.namespace(str(number % 7)).keys())
+
+    with FilesKV(tmp_path, durability=durability, timeout=60.0) as kv:
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(work, (1, 2, 3, 5)))
+        assert sum(int(kv.namespace(str(number)).get("n") or 0) for number in range(7)) == 240
+    with opened(tmp_path) as kv:
+        assert sum(int(kv.namespace(str(number)).get("n") or 0) for number in range(7)) == 240
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts what is open by /proc")
+def test_a_snapshot_of_many_namespaces_keeps_only_their_locks_open(tmp_path: Path) -> None:
+    with opened(tmp_path) as kv:
+        spaces = [("user", str(number)) for number in range(200)]
+        for space in spaces:
+            kv.namespace(*space).set("k", b"1")
+        with kv.snapshot(spaces) as moment:
+            assert descriptors() <= 2 * len(spaces) + 2 * engine.OPEN + 40
+            kv.namespace(*spaces[0]).set("k", b"2")
+            reads = [Batch(space, (Get("k"),)) for space in spaces]
+            assert moment.several(reads) == [[b"1"]] * 200
+        with kv.snapshot([]) as moment:
+            assert moment.changed() == {}
+
+
+def test_a_namespace_that_is_removed_while_a_snapshot_begins_does_not_keep_it_from_beginning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = Directory.kept
+
+    def removed(here: Directory) -> contextlib.AbstractContextManager[None]:
+        if here.path.name == "b":
+            shutil.rmtree(tmp_path / "empathy" / "a")
+        return kept(here)
+
+    with opened(tmp_path) as kv:
+        for space in "ab":
+            kv.namespace(space).set("k", b"1")
+        monkeypatch.setattr(Directory, "kept", removed)
+        with kv.snapshot([("a",), ("b",)]) as moment:
+            assert list(moment.keys(("b",))) == ["k"]
+
+
+def test_a_namespace_that_cannot_be_closed_keeps_no_other_from_having_its_documents(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create = disk.create
+
+    def created(path: str | Path, data: bytes, *, durable: bool) -> None:
+        if f"{os.sep}a{os.sep}k" in str(path):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        create(path, data, durable=durable)
+
+    kv = opened(tmp_path)
+    for space in "abc":
+        kv.namespace(space).set("k", b"1")
+    monkeypatch.setattr(disk, "create", created)
+    with pytest.raises(StoragePermissionError, match=r"k\.json"):
+        kv.close()
+    assert sorted(path.parent.name for path in tmp_path.glob("empathy/*/k.json")) == ["b", "c"]
+
+
+def test_a_journal_whose_number_has_more_digits_is_found(tmp_path: Path) -> None:
+    with opened(tmp_path) as kv:
+        kv.namespace("a").set("n", b"1")
+    journals(tmp_path)[0].rename(tmp_path / "empathy" / "a" / "journal" / "99999999")
+    for expected in (2, 3, 4):
+        with opened(tmp_path) as kv:
+            assert kv.namespace("a").incr("n") == expected
+            kv.checkpoint()
+    assert (tmp_path / "empathy" / "a" / "journal" / "100000002").exists()

@@ -63,17 +63,21 @@ class Commit:
 class Directory:
     """The directory of one namespace. Threads may share it."""
 
-    def __init__(self, path: Path, *, durable: bool, timeout: float) -> None:
+    def __init__(self, path: Path, *, durable: bool, timeout: float, wrote: bool = False) -> None:
+        """`wrote`: whether something was written here before, so that `close` is to bring the documents up to date."""
         self.path = path
         self._durable = durable
         self._view = View(path)
         self._lock = Lock(path / "lock", timeout)
-        self._keeper = Lock(path / "journal" / "lock", timeout)
-        self._snapshot = Mark(path / "journal")
+        self._keeper = Lock(path / "journal" / "lock", timeout, kept=False)
+        self.snapshot = Mark(path / "journal")
+        """That of a snapshot, which forbids checkpoints."""
         self._patience = timeout / 2
         self._waited = 0
         self._queue: deque[Commit] = deque()
-        self._wrote = self._closed = False
+        self._wrote, self._closed = wrote, False
+        self.used = False
+        """Whether it was used again since the engine last looked for one to let go."""
 
     # Reading
 
@@ -354,13 +358,18 @@ class Directory:
             if self._keeper.acquire(wait=False):  # Nobody makes one.
                 self._keeper.release()
                 return
-            if self._snapshot.seen():  # It forbids one, perhaps for hours.
+            if self.snapshot.seen():  # It forbids one, perhaps for hours.
                 return
             if time.monotonic() >= end:
                 self._waited = self._view.journal.offset + _BEHIND * GROWN
                 return
             time.sleep(_PAUSE)
             self._look()
+
+    @property
+    def behind(self) -> bool:
+        """Whether something was written here that the documents may not have yet."""
+        return self._wrote and (self.pending() > 0 or self._view.journal.descriptor == _NONE)
 
     def pending(self) -> int:
         """Return how many bytes of journal the documents do not have yet."""
@@ -399,12 +408,10 @@ class Directory:
         """Whether anything was ever written."""
         return disk.there(str(self._view.journal.directory))
 
-    @contextlib.contextmanager
-    def kept(self) -> Iterator[None]:
+    def kept(self) -> contextlib.AbstractContextManager[None]:
         """Let no document change while the block runs: what is written meanwhile stays in the journal."""
         self.checkpoint()  # As little as possible is to be read from the journal.
-        with self._keeper.hold(), self._snapshot.made():
-            yield
+        return self._keeper.hold()  # Which does not keep the descriptors of the rest.
 
     def still(self) -> contextlib.AbstractContextManager[None]:
         """Let nobody write while the block runs."""

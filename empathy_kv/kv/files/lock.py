@@ -35,15 +35,22 @@ Shorter ones hand the lock over after every few writes, and then all processes t
 class Lock:
     """The lock file of one directory."""
 
-    def __init__(self, path: Path, timeout: float) -> None:
+    def __init__(self, path: Path, timeout: float, *, kept: bool = True) -> None:
+        """`kept`: whether the descriptor stays open between two holds."""
         self._path = path
         self._timeout = timeout
+        self._kept = kept
         self._threads = threading.Lock()
         self._descriptor = disk.NONE
         self._process = os.getpid()
 
-    def __del__(self) -> None:
-        disk.shut(self._descriptor)
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:
+        # Bound here, because at the end of the interpreter the modules may be gone.
+        try:
+            if self._descriptor >= 0:
+                close(self._descriptor)
+        except OSError:
+            pass
 
     @contextlib.contextmanager
     def hold(self) -> Iterator[None]:
@@ -87,6 +94,8 @@ class Lock:
         """Give the lock back."""
         try:
             self._unlock()
+            if not self._kept:
+                self._close()
         finally:
             self._threads.release()
 
