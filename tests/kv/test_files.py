@@ -13,7 +13,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal, NoReturn
@@ -21,11 +22,12 @@ from typing import Literal, NoReturn
 import pytest
 
 from empathy_kv.errors import DamagedError, LockTimeoutError, StorageError, StoragePermissionError
-from empathy_kv.kv.files import FilesKV, checkpoint, directory, disk, engine
+from empathy_kv.kv.files import FilesKV, checkpoint, directory, disk, documents, engine, overlay, view
 from empathy_kv.kv.files.directory import Directory
 from empathy_kv.kv.files.overlay import Stamp
 from empathy_kv.kv.files.view import View
 from empathy_kv.kv.operations import Batch, Get, IncrBy, Set, Token, ZAppend
+from empathy_kv.kv.table import Entry
 from empathy_kv.records import CollaborationState
 from empathy_kv.states import StateManager
 
@@ -586,3 +588,63 @@ def test_a_journal_whose_number_has_more_digits_is_found(tmp_path: Path) -> None
             assert kv.namespace("a").incr("n") == expected
             kv.checkpoint()
     assert (tmp_path / "empathy" / "a" / "journal" / "100000002").exists()
+
+
+def test_keys_are_all_told_once_while_documents_are_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def moving(path: Path) -> Iterator[str]:
+        # What tmpfs does: a document that is replaced is named again, or, if it stood further on, no more.
+        documents = sorted(real(path))
+        for number, document in enumerate(documents):
+            yield document
+            if number == 10 and not replaced:
+                replaced.append(document)
+                for key in (0, 150):
+                    other.namespace("a").set(f"k{key:03}", b"2")
+                other.checkpoint()
+                yield documents[0]
+                documents.remove(str(path / "k150.json"))
+
+    real, replaced = overlay.listed, list[str]()
+    with opened(tmp_path) as kv, opened(tmp_path) as other:
+        for number in range(200):
+            kv.namespace("a").set(f"k{number:03}", b"1")
+        kv.checkpoint()
+        monkeypatch.setattr(view, "listed", moving)
+        found = list(kv.keys(("a",)))
+        assert replaced
+    assert sorted(found) == [f"k{number:03}" for number in range(200)]
+
+
+@pytest.mark.parametrize("pattern", [b"[%b]", b'{"[": %b}', b'["\\"", {"a": %b}]'])
+def test_a_value_comes_back_from_its_document_however_deep_it_is_nested(pattern: bytes, tmp_path: Path) -> None:
+    def nested(depth: int) -> bytes:
+        value = b"1"
+        for _ in range(depth):
+            value = pattern % value
+        return value
+
+    depths = [1, 90, 198, 199, 200, 201, 400, 900, *range(940, 1010, 3), 2000]
+    with opened(tmp_path) as kv:
+        for depth in depths:
+            kv.namespace("a").set(str(depth), nested(depth))
+    with opened(tmp_path) as kv:
+        for depth in depths:
+            assert kv.namespace("a").get(str(depth)) == nested(depth)
+        assert len(list(kv.namespace("a").keys())) == len(depths)
+        assert kv.check() == []
+    shallow = json.loads((tmp_path / "empathy" / "a" / "90.json").read_text())
+    assert "json" in shallow["value"]
+
+
+def test_a_document_that_was_nested_as_deep_as_the_stack_can_be_read_with_less_of_it() -> None:
+    def below(frames: int) -> tuple[str, Entry]:
+        return below(frames - 1) if frames else documents.decode(data, "file")
+
+    value = b"[" * 900 + b"]" * 900
+    body = b'{"key":"k","version":1,"value":{"json":%b}' % value
+    data = b'%b,"crc32":"%08x"}\n' % (body, zlib.crc32(body))
+    assert below(500) == ("k", Entry(value, 1))
+    deeper = body.replace(value, b"[" * 100_000 + b"]" * 100_000)
+    data = b'%b,"crc32":"%08x"}\n' % (deeper, zlib.crc32(deeper))
+    with pytest.raises(DamagedError):
+        below(0)
