@@ -21,8 +21,8 @@ from typing import Literal, NoReturn
 
 import pytest
 
-from empathy_kv.errors import DamagedError, LockTimeoutError, StorageError, StoragePermissionError
-from empathy_kv.kv.files import FilesKV, checkpoint, directory, disk, documents, engine, overlay, view
+from empathy_kv.errors import ArgumentError, DamagedError, LockTimeoutError, StorageError, StoragePermissionError
+from empathy_kv.kv.files import FilesKV, checkpoint, directory, disk, documents, engine, lock, overlay, view
 from empathy_kv.kv.files.directory import Directory
 from empathy_kv.kv.files.overlay import Stamp
 from empathy_kv.kv.files.view import View
@@ -648,3 +648,65 @@ def test_a_document_that_was_nested_as_deep_as_the_stack_can_be_read_with_less_o
     data = b'%b,"crc32":"%08x"}\n' % (deeper, zlib.crc32(deeper))
     with pytest.raises(DamagedError):
         below(0)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows locks in another way")
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_told_with_the_file_and_what_to_do(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def flock(*_: object) -> NoReturn:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(lock, "flock", flock)
+    with (
+        opened(tmp_path) as kv,
+        pytest.raises(StorageError, match="keep the store on a local disk") as caught,
+    ):
+        kv.namespace("a").set("k", b"1")
+    assert caught.value.errno == number
+    assert Path(caught.value.path).name == "lock"
+
+
+def test_a_lock_that_is_not_to_be_had_is_told_with_the_name_of_the_argument(tmp_path: Path) -> None:
+    with opened(tmp_path) as kv, opened(tmp_path, timeout=0.1) as other:
+        kv.namespace("a").set("k", b"1")
+        with kv._directory(("a",)).still(), pytest.raises(LockTimeoutError, match="which is the timeout="):
+            other.namespace("a").set("k", b"2")
+
+
+def test_a_root_that_no_file_system_has_is_refused() -> None:
+    with pytest.raises(ArgumentError, match="null") as caught:
+        FilesKV("a\0b")
+    assert caught.value.argument == "root"
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM, errno.EROFS])
+def test_a_store_that_may_only_be_read_has_snapshots(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: str | Path, data: bytes, *, durable: bool) -> NoReturn:
+        raise OSError(number, os.strerror(number), str(path))
+
+    with opened(tmp_path) as kv:
+        kv.namespace("a").set("old", b"1")
+        kv.checkpoint()
+        kv.namespace("a").set("new", b"2")
+        with monkeypatch.context() as patch, opened(tmp_path) as reader:
+            patch.setattr(disk, "create", refuse)
+            with reader.snapshot([("a",)]) as moment:
+                assert sorted(moment.keys(("a",))) == ["new", "old"]
+                assert moment.several([Batch(("a",), (Get("new"), Get("old")))]) == [[b"2", b"1"]]
+
+
+def test_a_full_stack_of_the_caller_is_no_damage(tmp_path: Path) -> None:
+    def below(frames: int) -> bytes | None:
+        return below(frames - 1) if frames else kv.namespace("a").get("k")
+
+    with opened(tmp_path) as kv:
+        kv.namespace("a").set("k", b'{"a": [[[[1]]]]}')
+    for frames in range(880, 1000, 8):
+        with opened(tmp_path) as kv, contextlib.suppress(RecursionError):
+            below(frames)
+    with opened(tmp_path) as kv:
+        assert kv.check() == []

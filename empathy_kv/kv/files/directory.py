@@ -17,13 +17,14 @@ Locks are taken in this order: `_keeper` (who makes a checkpoint), `_lock` (who 
 from __future__ import annotations
 
 import contextlib
+import errno
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from empathy_kv.errors import ClosedError, EmpathyKVError, LockTimeoutError, OutcomeUnknown
+from empathy_kv.errors import ClosedError, EmpathyKVError, LockTimeoutError, OutcomeUnknown, StorageError
 from empathy_kv.kv.files import checkpoint, disk, frames
 from empathy_kv.kv.files.lock import Lock, Mark
 from empathy_kv.kv.files.overlay import Change, Overlay, Stamp
@@ -94,6 +95,8 @@ class Directory:
             assert replies is not None  # noqa: S101 - nothing moves under the lock
             return replies
         except OSError as error:
+            if isinstance(error, EmpathyKVError):
+                raise
             raise disk.translate(error, self.path) from error
 
     def keys(self) -> Iterator[str]:
@@ -410,7 +413,11 @@ class Directory:
 
     def kept(self) -> contextlib.AbstractContextManager[None]:
         """Let no document change while the block runs: what is written meanwhile stays in the journal."""
-        self.checkpoint()  # As little as possible is to be read from the journal.
+        try:
+            self.checkpoint()  # As little as possible is to be read from the journal.
+        except StorageError as error:
+            if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+                raise  # One that may only be read: the journal has the rest.
         return self._keeper.hold()  # Which does not keep the descriptors of the rest.
 
     def still(self) -> contextlib.AbstractContextManager[None]:

@@ -127,7 +127,7 @@ def decode(data: bytes, path: str) -> tuple[str, Entry]:
             content = SortedSet([(score, _thaw(form)) for score, form in document.zset])
         else:
             raise DamagedError(f"{path} is damaged: it holds nothing", path=path)
-    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+    except (msgspec.DecodeError, ValueError) as error:
         raise DamagedError(f"{path} is damaged: {error}", path=path) from error
     return document.key, Entry(content, document.version, document.expires)
 
@@ -140,7 +140,17 @@ def _parse(text: bytes) -> _Document:
     # The caller's stack is deep, or the document is: older ones were nested up to what was left of the stack. That of
     # a thread is empty.
     with ThreadPoolExecutor(1) as pool:
-        return pool.submit(_DECODER.decode, text).result()
+        document = pool.submit(_attempt, text).result()
+    if document is None:
+        raise ValueError("it is nested too deep")
+    return document
+
+
+def _attempt(text: bytes) -> _Document | None:
+    try:
+        return _DECODER.decode(text)
+    except RecursionError:
+        return None
 
 
 def left(data: bytes, becomes: bytes) -> bool:

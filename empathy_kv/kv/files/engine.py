@@ -65,6 +65,8 @@ class FilesKV(KV):
         if durability not in ("fsync", "os"):
             raise ArgumentError(f"durability must be 'fsync' or 'os', not {durability!r}", argument="durability")
         self._root = Path(root).absolute()
+        if "\0" in str(self._root):
+            raise ArgumentError(f"root must not have a null character: {str(self._root)!r}", argument="root")
         with disk.translated(self._root):
             if os.path.lexists(self._root) and not self._root.is_dir():
                 raise ArgumentError(f"root must be a directory; {self._root} is none", argument="root")
@@ -103,6 +105,7 @@ class FilesKV(KV):
         return replies
 
     def keys(self, namespace: Name) -> Iterator[str]:
+        """Yield each key once, in no order. The names of the documents are all taken first: about 150 bytes each."""
         return self._directory(named(namespace)).keys()
 
     @contextlib.contextmanager

@@ -8,6 +8,7 @@ because opening costs more than locking. Where there is no flock (Windows), file
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sys
 import threading
@@ -15,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from empathy_kv.errors import LockTimeoutError
+from empathy_kv.errors import LockTimeoutError, StorageError
 from empathy_kv.kv.files import disk
 
 if sys.platform == "win32":
@@ -24,6 +25,7 @@ else:
     from fcntl import LOCK_EX, LOCK_NB, LOCK_SH, LOCK_UN, flock
 
     _TAKE = LOCK_EX | LOCK_NB
+    _UNKNOWN = errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP
 
 _PAUSE = 0.0003, 0.001
 """Seconds between two tries: the first, and the longest.
@@ -135,6 +137,15 @@ class Lock:
                 flock(self._descriptor, _TAKE)
             except BlockingIOError:
                 return False
+            except OSError as error:
+                error.filename = str(self._path)
+                if error.errno not in _UNKNOWN:
+                    raise
+                raise StorageError(
+                    f"{error.strerror}: {self._path}: this file system has no locks, keep the store on a local disk",
+                    errno=error.errno,
+                    path=str(self._path),
+                ) from error
             return True
 
         def _unlock(self) -> None:
@@ -142,7 +153,9 @@ class Lock:
 
     def _late(self) -> LockTimeoutError:
         return LockTimeoutError(
-            f"another writer has held {self._path} for {self._timeout:g} s", path=str(self._path), timeout=self._timeout
+            f"another writer has held {self._path} for {self._timeout:g} s, which is the timeout= of the store",
+            path=str(self._path),
+            timeout=self._timeout,
         )
 
     def reopen(self) -> None:

@@ -78,7 +78,7 @@ class View:
             return None if table.loads != loads and self.catch_up() else replies
 
     def keys(self) -> Iterator[str]:
-        """Yield the keys, each once. The names of the documents are taken at once, about 100 bytes each.
+        """Yield the keys, each once. The names of the documents are taken at once, about 150 bytes each.
 
         Not as the caller goes on: of a directory in which files are replaced meanwhile, a listing may name one twice,
         and leave one out. What documents hold is read as the caller goes on.
