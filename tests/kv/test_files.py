@@ -22,7 +22,7 @@ from typing import Literal, NoReturn
 import pytest
 
 from empathy_kv.errors import ArgumentError, DamagedError, LockTimeoutError, StorageError, StoragePermissionError
-from empathy_kv.kv.files import FilesKV, checkpoint, directory, disk, documents, engine, lock, overlay, view
+from empathy_kv.kv.files import FilesKV, checkpoint, directory, disk, documents, engine, journal, lock, overlay, view
 from empathy_kv.kv.files.directory import Directory
 from empathy_kv.kv.files.overlay import Stamp
 from empathy_kv.kv.files.view import View
@@ -710,3 +710,22 @@ def test_a_full_stack_of_the_caller_is_no_damage(tmp_path: Path) -> None:
             below(frames)
     with opened(tmp_path) as kv:
         assert kv.check() == []
+
+
+def test_what_is_open_at_the_end_of_the_interpreter_is_closed_though_modules_are_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with opened(tmp_path) as kv:
+        kv.namespace("a").set("k", b"1")
+        here = kv._directory(("a",))
+        for module in (journal, lock):
+            for name in ("disk", "os", "contextlib"):
+                if hasattr(module, name):
+                    monkeypatch.setattr(module, name, None)
+        for thing, attribute in ((here._lock, "_descriptor"), (here._view.journal, "descriptor")):
+            descriptor = getattr(thing, attribute)
+            thing.__del__()
+            setattr(thing, attribute, disk.NONE)
+            with pytest.raises(OSError, match="Bad file descriptor"):
+                os.fstat(descriptor)
+        monkeypatch.undo()
