@@ -158,7 +158,7 @@ class KV(Writer, ABC):
 
     @abstractmethod
     def keys(self, namespace: Name) -> Iterator[str]:
-        """Yield each key of a namespace once, in no particular order, without holding all of them in memory.
+        """Yield each key of a namespace once, in no particular order. What they hold is never all in memory.
 
         A key that is there from the first step to the last is among them; one that comes or goes meanwhile may be.
         A namespace that nothing was written to has no keys.

@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
+import shutil
 import signal
 import stat
 import subprocess
 import sys
 import threading
 import time
+import zlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Literal, NoReturn
 
 import pytest
 
-from empathy_kv.errors import DamagedError, LockTimeoutError, StorageError
-from empathy_kv.kv.files import FilesKV, checkpoint, directory
+from empathy_kv.errors import ArgumentError, DamagedError, LockTimeoutError, StorageError, StoragePermissionError
+from empathy_kv.kv.files import FilesKV, checkpoint, directory, disk, documents, engine, journal, lock, overlay, view
+from empathy_kv.kv.files.directory import Directory
 from empathy_kv.kv.files.overlay import Stamp
 from empathy_kv.kv.files.view import View
-from empathy_kv.kv.operations import Batch, IncrBy, Set, Token, ZAppend
+from empathy_kv.kv.operations import Batch, Get, IncrBy, Set, Token, ZAppend
+from empathy_kv.kv.table import Entry
+from empathy_kv.records import CollaborationState
+from empathy_kv.states import StateManager
 
 
 def opened(path: Path, timeout: float = 5.0) -> FilesKV:
@@ -35,6 +45,14 @@ def grown(path: Path) -> int:
     with contextlib.suppress(FileNotFoundError):  # The next has just begun.
         return journals(path)[-1].stat().st_size
     return sys.maxsize
+
+
+def until(true: Callable[[], bool], seconds: float = 30.0) -> None:
+    """Wait for something that is done in the background."""
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.01)
 
 
 def test_reading_creates_nothing(tmp_path: Path) -> None:
@@ -321,3 +339,402 @@ def test_who_writes_faster_than_documents_are_written_waits_for_a_checkpoint_tha
         assert done.wait(30)
         writer.join()
         ns.set("k", b"3" * 50_000)  # Nobody makes one: nothing to wait for.
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows lets few make a link")
+@pytest.mark.parametrize("below", ["", "sub", "a/b"])
+@pytest.mark.parametrize("durability", ["fsync", "os"])
+def test_a_link_that_the_user_made_above_the_store_is_followed(
+    below: str, durability: Literal["fsync", "os"], tmp_path: Path
+) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    with FilesKV(tmp_path / "link" / below, durability=durability) as kv:
+        for number in range(50):  # More than are synced one by one.
+            kv.namespace("a").set(f"k{number}", b"1")
+        with kv.refill([("b",)]) as filled:
+            filled.put(("b",), "k", b"2")
+    with opened(tmp_path / "real" / below) as kv:
+        assert len(list(kv.namespace("a").keys())) == 50
+        assert kv.namespace("b").get("k") == b"2"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows lets few make a link")
+@pytest.mark.parametrize("below", ["", "sub"])
+def test_a_directory_of_states_may_be_a_link(below: str, tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    manager = StateManager(state_dir=tmp_path / "link" / below)
+    manager.save_state("u", CollaborationState("u"))
+    assert StateManager(state_dir=tmp_path / "real" / below).list_users() == ["u"]
+
+
+def test_no_directory_is_made_that_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # macOS says EISDIR of "/", Windows EACCES of "C:\\".
+    mkdir = os.mkdir
+
+    def made(path: str | os.PathLike[str], mode: int = 0o777) -> None:
+        assert not os.path.isdir(path)
+        mkdir(path, mode)
+
+    monkeypatch.setattr(os, "mkdir", made)
+    with opened(tmp_path / "some" / "where") as kv:
+        kv.namespace("a").set("k", b"1")
+
+
+def test_a_write_needs_no_thread_and_the_next_one_that_can_be_started_makes_the_documents(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    monkeypatch.setattr(directory, "GROWN", 10_000)
+    with opened(tmp_path) as kv:
+        ns = kv.namespace("a")
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", refuse)
+            assert ns.incr("n") == 1
+            assert ns.set("k", b"1" * 50_000) == 2
+        assert journals(tmp_path) == [tmp_path / "empathy" / "a" / "journal" / "00000001"]
+        assert ns.incr("n") == 2
+        until(lambda: journals(tmp_path)[-1].name != "00000001")
+
+
+def test_a_write_that_happens_while_the_interpreter_ends_is_told_as_applied(tmp_path: Path) -> None:
+    script = f"""if True:
+        import atexit, threading
+        from empathy_kv.kv.files import FilesKV
+        kv = FilesKV({str(tmp_path)!r})
+        atexit.register(lambda: print(kv.namespace("a").incr("n")))
+    """
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert (run.stdout, run.stderr) == ("1\n", "")
+
+
+@pytest.mark.parametrize("failing", ["_keeper", "_look"])
+def test_who_cannot_see_how_far_a_checkpoint_is_has_written_all_the_same(
+    failing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> NoReturn:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(directory, "GROWN", 10_000)
+    with opened(tmp_path) as kv:
+        ns = kv.namespace("a")
+        ns.set("k", b"1")
+        here = kv._directory(("a",))
+        with here._keeper.hold(), monkeypatch.context() as patch:
+            if failing == "_keeper":
+                patch.setattr(here._keeper, "acquire", fail)
+            else:
+                patch.setattr(here, "_look", fail)
+            assert ns.set("k", b"2" * 50_000) == 2
+        assert ns.get("k") == b"2" * 50_000
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such lock: who writes waits now and then")
+def test_nobody_waits_for_a_checkpoint_that_a_snapshot_forbids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(directory, "GROWN", 10_000)
+    with opened(tmp_path) as kv, opened(tmp_path, timeout=60.0) as other:
+        kv.namespace("a").set("k", b"1")
+        with kv.snapshot([("a",)]):
+            began = time.monotonic()
+            for writer in (kv, other) * 5:
+                writer.namespace("a").set("k", b"2" * 50_000)
+            assert time.monotonic() - began < 2.0  # A single wait is one of 2.5 s.
+            assert len(journals(tmp_path)) == 1
+
+
+def test_who_waited_in_vain_for_a_checkpoint_waits_again_only_when_the_journal_has_grown_as_much_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(directory, "GROWN", 10_000)
+    with opened(tmp_path, timeout=1.0) as kv:
+        ns = kv.namespace("a")
+        ns.set("k", b"1")
+        with kv._directory(("a",))._keeper.hold():  # As during a checkpoint that hangs.
+            took = []
+            for _ in range(11):
+                began = time.monotonic()
+                ns.set("k", b"2" * 10_000)
+                took.append(time.monotonic() - began)
+        assert [seconds >= 0.5 for seconds in took] == [False] * 3 + [True] + [False] * 3 + [True] + [False] * 3
+
+
+def descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts what is open by /proc")
+def test_so_many_namespaces_are_open_at_most_and_all_have_their_documents_after_close(tmp_path: Path) -> None:
+    before = descriptors()
+    with opened(tmp_path) as kv:
+        for number in range(200):
+            kv.namespace("user", str(number)).set("k", b"1")
+        assert descriptors() - before <= 2 * engine.OPEN
+        for number in range(200):
+            assert kv.namespace("user", str(number)).incr("k") == 2
+        assert descriptors() - before <= 2 * engine.OPEN
+    assert descriptors() == before
+    assert len(list(tmp_path.glob("empathy/*/k.json"))) == 200
+    assert all(b'"value":2' in path.read_bytes() for path in tmp_path.glob("empathy/*/k.json"))
+
+
+def test_the_documents_of_namespaces_that_were_let_go_are_made_in_the_background(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "OPEN", 4)
+    monkeypatch.setattr(engine, "IDLE", 0.1)
+    with opened(tmp_path) as kv:
+        for number in range(20):
+            kv.namespace("user", str(number)).set("k", b"1")
+        until(lambda: len(list(tmp_path.glob("empathy/*/k.json"))) == 20)
+        until(lambda: not kv._left)
+
+
+def test_a_checkpoint_covers_namespaces_that_were_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "OPEN", 4)
+    with opened(tmp_path) as kv:
+        for number in range(20):
+            kv.namespace("user", str(number)).set("k", b"1")
+        kv.checkpoint()
+        assert len(list(tmp_path.glob("empathy/*/k.json"))) == 20
+
+
+def test_a_namespace_in_use_stays_open_when_many_others_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "OPEN", 4)
+    with opened(tmp_path) as kv:
+        busy = kv.namespace("busy")
+        busy.set("k", b"1")
+        here = kv._directory(("busy",))
+        for number in range(100):
+            assert kv.namespace("absent", str(number)).get("k") is None
+            assert busy.get("k") == b"1"
+        assert kv._directory(("busy",)) is here
+        assert len(kv._directories) == 4
+
+
+@pytest.mark.parametrize("durability", ["fsync", "os"])
+def test_threads_that_use_more_namespaces_than_are_kept_open_lose_nothing(
+    durability: Literal["fsync", "os"], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "OPEN", 2)
+    monkeypatch.setattr(engine, "IDLE", 0.05)
+
+    def work(seed: int) -> None:
+        for number in range(60):
+            kv.namespace(str((number * seed) % 7)).incr("n")
+            list(kv.namespace(str(number % 7)).keys())
+
+    with FilesKV(tmp_path, durability=durability, timeout=60.0) as kv:
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(work, (1, 2, 3, 5)))
+        assert sum(int(kv.namespace(str(number)).get("n") or 0) for number in range(7)) == 240
+    with opened(tmp_path) as kv:
+        assert sum(int(kv.namespace(str(number)).get("n") or 0) for number in range(7)) == 240
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts what is open by /proc")
+def test_a_snapshot_of_many_namespaces_keeps_only_their_locks_open(tmp_path: Path) -> None:
+    with opened(tmp_path) as kv:
+        spaces = [("user", str(number)) for number in range(200)]
+        for space in spaces:
+            kv.namespace(*space).set("k", b"1")
+        with kv.snapshot(spaces) as moment:
+            assert descriptors() <= 2 * len(spaces) + 2 * engine.OPEN + 40
+            kv.namespace(*spaces[0]).set("k", b"2")
+            reads = [Batch(space, (Get("k"),)) for space in spaces]
+            assert moment.several(reads) == [[b"1"]] * 200
+        with kv.snapshot([]) as moment:
+            assert moment.changed() == {}
+
+
+def test_a_namespace_that_is_removed_while_a_snapshot_begins_does_not_keep_it_from_beginning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = Directory.kept
+
+    def removed(here: Directory) -> contextlib.AbstractContextManager[None]:
+        if here.path.name == "b":
+            shutil.rmtree(tmp_path / "empathy" / "a")
+        return kept(here)
+
+    with opened(tmp_path) as kv:
+        for space in "ab":
+            kv.namespace(space).set("k", b"1")
+        monkeypatch.setattr(Directory, "kept", removed)
+        with kv.snapshot([("a",), ("b",)]) as moment:
+            assert list(moment.keys(("b",))) == ["k"]
+
+
+def test_a_namespace_that_cannot_be_closed_keeps_no_other_from_having_its_documents(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create = disk.create
+
+    def created(path: str | Path, data: bytes, *, durable: bool) -> None:
+        if f"{os.sep}a{os.sep}k" in str(path):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        create(path, data, durable=durable)
+
+    kv = opened(tmp_path)
+    for space in "abc":
+        kv.namespace(space).set("k", b"1")
+    monkeypatch.setattr(disk, "create", created)
+    with pytest.raises(StoragePermissionError, match=r"k\.json"):
+        kv.close()
+    assert sorted(path.parent.name for path in tmp_path.glob("empathy/*/k.json")) == ["b", "c"]
+
+
+def test_a_journal_whose_number_has_more_digits_is_found(tmp_path: Path) -> None:
+    with opened(tmp_path) as kv:
+        kv.namespace("a").set("n", b"1")
+    journals(tmp_path)[0].rename(tmp_path / "empathy" / "a" / "journal" / "99999999")
+    for expected in (2, 3, 4):
+        with opened(tmp_path) as kv:
+            assert kv.namespace("a").incr("n") == expected
+            kv.checkpoint()
+    assert (tmp_path / "empathy" / "a" / "journal" / "100000002").exists()
+
+
+def test_keys_are_all_told_once_while_documents_are_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def moving(path: Path) -> Iterator[str]:
+        # What tmpfs does: a document that is replaced is named again, or, if it stood further on, no more.
+        documents = sorted(real(path))
+        for number, document in enumerate(documents):
+            yield document
+            if number == 10 and not replaced:
+                replaced.append(document)
+                for key in (0, 150):
+                    other.namespace("a").set(f"k{key:03}", b"2")
+                other.checkpoint()
+                yield documents[0]
+                documents.remove(str(path / "k150.json"))
+
+    real, replaced = overlay.listed, list[str]()
+    with opened(tmp_path) as kv, opened(tmp_path) as other:
+        for number in range(200):
+            kv.namespace("a").set(f"k{number:03}", b"1")
+        kv.checkpoint()
+        monkeypatch.setattr(view, "listed", moving)
+        found = list(kv.keys(("a",)))
+        assert replaced
+    assert sorted(found) == [f"k{number:03}" for number in range(200)]
+
+
+@pytest.mark.parametrize("pattern", [b"[%b]", b'{"[": %b}', b'["\\"", {"a": %b}]'])
+def test_a_value_comes_back_from_its_document_however_deep_it_is_nested(pattern: bytes, tmp_path: Path) -> None:
+    def nested(depth: int) -> bytes:
+        value = b"1"
+        for _ in range(depth):
+            value = pattern % value
+        return value
+
+    depths = [1, 90, 198, 199, 200, 201, 400, 900, *range(940, 1010, 3), 2000]
+    with opened(tmp_path) as kv:
+        for depth in depths:
+            kv.namespace("a").set(str(depth), nested(depth))
+    with opened(tmp_path) as kv:
+        for depth in depths:
+            assert kv.namespace("a").get(str(depth)) == nested(depth)
+        assert len(list(kv.namespace("a").keys())) == len(depths)
+        assert kv.check() == []
+    shallow = json.loads((tmp_path / "empathy" / "a" / "90.json").read_text())
+    assert "json" in shallow["value"]
+
+
+def test_a_document_that_was_nested_as_deep_as_the_stack_can_be_read_with_less_of_it() -> None:
+    def below(frames: int) -> tuple[str, Entry]:
+        return below(frames - 1) if frames else documents.decode(data, "file")
+
+    value = b"[" * 900 + b"]" * 900
+    body = b'{"key":"k","version":1,"value":{"json":%b}' % value
+    data = b'%b,"crc32":"%08x"}\n' % (body, zlib.crc32(body))
+    assert below(500) == ("k", Entry(value, 1))
+    deeper = body.replace(value, b"[" * 100_000 + b"]" * 100_000)
+    data = b'%b,"crc32":"%08x"}\n' % (deeper, zlib.crc32(deeper))
+    with pytest.raises(DamagedError):
+        below(0)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows locks in another way")
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_told_with_the_file_and_what_to_do(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def flock(*_: object) -> NoReturn:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(lock, "flock", flock)
+    with (
+        opened(tmp_path) as kv,
+        pytest.raises(StorageError, match="keep the store on a local disk") as caught,
+    ):
+        kv.namespace("a").set("k", b"1")
+    assert caught.value.errno == number
+    assert Path(caught.value.path).name == "lock"
+
+
+def test_a_lock_that_is_not_to_be_had_is_told_with_the_name_of_the_argument(tmp_path: Path) -> None:
+    with opened(tmp_path) as kv, opened(tmp_path, timeout=0.1) as other:
+        kv.namespace("a").set("k", b"1")
+        with kv._directory(("a",)).still(), pytest.raises(LockTimeoutError, match="which is the timeout="):
+            other.namespace("a").set("k", b"2")
+
+
+def test_a_root_that_no_file_system_has_is_refused() -> None:
+    with pytest.raises(ArgumentError, match="null") as caught:
+        FilesKV("a\0b")
+    assert caught.value.argument == "root"
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM, errno.EROFS])
+def test_a_store_that_may_only_be_read_has_snapshots(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: str | Path, data: bytes, *, durable: bool) -> NoReturn:
+        raise OSError(number, os.strerror(number), str(path))
+
+    with opened(tmp_path) as kv:
+        kv.namespace("a").set("old", b"1")
+        kv.checkpoint()
+        kv.namespace("a").set("new", b"2")
+        with monkeypatch.context() as patch, opened(tmp_path) as reader:
+            patch.setattr(disk, "create", refuse)
+            with reader.snapshot([("a",)]) as moment:
+                assert sorted(moment.keys(("a",))) == ["new", "old"]
+                assert moment.several([Batch(("a",), (Get("new"), Get("old")))]) == [[b"2", b"1"]]
+
+
+def test_a_full_stack_of_the_caller_is_no_damage(tmp_path: Path) -> None:
+    def below(frames: int) -> bytes | None:
+        return below(frames - 1) if frames else kv.namespace("a").get("k")
+
+    with opened(tmp_path) as kv:
+        kv.namespace("a").set("k", b'{"a": [[[[1]]]]}')
+    for frames in range(880, 1000, 8):
+        with opened(tmp_path) as kv, contextlib.suppress(RecursionError):
+            below(frames)
+    with opened(tmp_path) as kv:
+        assert kv.check() == []
+
+
+def test_what_is_open_at_the_end_of_the_interpreter_is_closed_though_modules_are_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with opened(tmp_path) as kv:
+        kv.namespace("a").set("k", b"1")
+        here = kv._directory(("a",))
+        for module in (journal, lock):
+            for name in ("disk", "os", "contextlib"):
+                if hasattr(module, name):
+                    monkeypatch.setattr(module, name, None)
+        for thing, attribute in ((here._lock, "_descriptor"), (here._view.journal, "descriptor")):
+            descriptor = getattr(thing, attribute)
+            thing.__del__()
+            setattr(thing, attribute, disk.NONE)
+            with pytest.raises(OSError, match="Bad file descriptor"):
+                os.fstat(descriptor)
+        monkeypatch.undo()

@@ -17,15 +17,16 @@ Locks are taken in this order: `_keeper` (who makes a checkpoint), `_lock` (who 
 from __future__ import annotations
 
 import contextlib
+import errno
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from empathy_kv.errors import ClosedError, EmpathyKVError, LockTimeoutError, OutcomeUnknown
+from empathy_kv.errors import ClosedError, EmpathyKVError, LockTimeoutError, OutcomeUnknown, StorageError
 from empathy_kv.kv.files import checkpoint, disk, frames, sweep
-from empathy_kv.kv.files.lock import Lock, WriterLock
+from empathy_kv.kv.files.lock import Lock, Mark, WriterLock
 from empathy_kv.kv.files.overlay import Change, Overlay, Stamp
 from empathy_kv.kv.files.view import View, now
 from empathy_kv.kv.operations import Batch, Reply, Set, Settle
@@ -79,15 +80,21 @@ class Group:
 class Directory:
     """The directory of one namespace. Threads may share it."""
 
-    def __init__(self, path: Path, *, durable: bool, timeout: float) -> None:
+    def __init__(self, path: Path, *, durable: bool, timeout: float, wrote: bool = False) -> None:
+        """`wrote`: whether something was written here before, so that `close` is to bring the documents up to date."""
         self.path = path
         self._durable = durable
         self._view = View(path)
         self._lock = WriterLock(path / "lock", timeout)
-        self._keeper = Lock(path / "journal" / "lock", timeout)
+        self._keeper = Lock(path / "journal" / "lock", timeout, kept=False)
+        self.snapshot = Mark(path / "journal")
+        """That of a snapshot, which forbids checkpoints."""
         self._timeout = timeout
+        self._waited = 0
         self._queue: deque[Commit] = deque()
-        self._wrote = self._closed = False
+        self._wrote, self._closed = wrote, False
+        self.used = False
+        """Whether it was used again since the engine last looked for one to let go."""
 
     # Reading
 
@@ -104,6 +111,8 @@ class Directory:
             assert replies is not None  # noqa: S101 - nothing moves under the lock
             return replies
         except OSError as error:
+            if isinstance(error, EmpathyKVError):
+                raise
             raise disk.translate(error, self.path) from error
 
     def keys(self) -> Iterator[str]:
@@ -357,15 +366,33 @@ class Directory:
         """Wait, for a while, for a checkpoint that is made and that those who write leave behind.
 
         What is written while it is made has to be written out, too: at its end nobody could write for long, and the
-        journal would grow for ever.
+        journal would grow for ever. Who waited in vain does so again when the journal has grown as much again. Who
+        cannot even look does not wait: what was written is committed.
         """
+        if not self._over(_BEHIND):
+            self._waited = 0
+        elif self._view.journal.offset >= self._waited:
+            with contextlib.suppress(Exception):
+                self._wait()
+
+    def _wait(self) -> None:
         end = time.monotonic() + self._timeout / 2
-        while self._over(_BEHIND) and time.monotonic() < end:
+        while self._over(_BEHIND):
             if self._keeper.acquire(wait=False):  # Nobody makes one.
                 self._keeper.release()
                 return
+            if self.snapshot.seen():  # It forbids one, perhaps for hours.
+                return
+            if time.monotonic() >= end:
+                self._waited = self._view.journal.offset + _BEHIND * GROWN
+                return
             time.sleep(_PAUSE)
             self._look()
+
+    @property
+    def behind(self) -> bool:
+        """Whether something was written here that the documents may not have yet."""
+        return self._wrote and (self.pending() > 0 or self._view.journal.descriptor == _NONE)
 
     def pending(self) -> int:
         """Return how many bytes of journal the documents do not have yet."""
@@ -396,7 +423,8 @@ class Directory:
                 at = now()
                 swept = sweep.look(self.path, at) if sweep.due(view.table, at) else None
                 with self._lock.hold():
-                    self._require_place(written)
+                    if self._require_place(written):
+                        swept = None
                     with view.mutex:
                         self._ready()
                     if journal.descriptor != _NONE:
@@ -404,13 +432,15 @@ class Directory:
             finally:
                 self._keeper.release()
 
-    def _require_place(self, written: dict[str, Stamp]) -> None:
-        """Begin anew if what is there is not what this process knows: it was removed, or replaced by a copy."""
+    def _require_place(self, written: dict[str, Stamp]) -> bool:
+        """Begin anew, and say so, if what is there is not what is known here: it was removed, or replaced by a copy."""
         with self._view.mutex:
-            if self._view.journal.gone():
+            gone = self._view.journal.gone()
+            if gone:
                 self._view.restart()
                 self._view.catch_up()
                 written.clear()
+        return gone
 
     # Snapshots
 
@@ -419,12 +449,14 @@ class Directory:
         """Whether anything was ever written."""
         return disk.there(str(self._view.journal.directory))
 
-    @contextlib.contextmanager
-    def kept(self) -> Iterator[None]:
+    def kept(self) -> contextlib.AbstractContextManager[None]:
         """Let no document change while the block runs: what is written meanwhile stays in the journal."""
-        self.checkpoint()  # As little as possible is to be read from the journal.
-        with self._keeper.hold():
-            yield
+        try:
+            self.checkpoint()  # As little as possible is to be read from the journal.
+        except StorageError as error:
+            if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+                raise  # One that may only be read: the journal has the rest.
+        return self._keeper.hold()  # Which does not keep the descriptors of the rest.
 
     def still(self) -> contextlib.AbstractContextManager[None]:
         """Let nobody write while the block runs."""

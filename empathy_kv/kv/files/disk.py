@@ -191,24 +191,29 @@ def replace(path: Path, data: bytes, mark: str = "new", *, durable: bool = True,
 
 def make(path: Path) -> None:
     """Make a directory with its parents, durably, for its owner alone. One that is there is no error."""
-    if path.is_dir():
-        return
-    for directory in (*reversed(path.parents), path):
+    # From the deepest that is there: to ask for a root is an error of its own on macOS (EISDIR) and Windows.
+    missing = list(itertools.takewhile(lambda place: not place.is_dir(), (path, *path.parents)))
+    for place in reversed(missing):
         with contextlib.suppress(FileExistsError):
-            directory.mkdir(mode=0o700)
+            place.mkdir(mode=0o700)
             try:
-                sync_directory(directory.parent)
+                sync_directory(place.parent)
             except BaseException:
                 with contextlib.suppress(OSError):
-                    directory.rmdir()  # Else the next call would take it for durable.
+                    place.rmdir()  # Else the next call would take it for durable.
                 raise
+
+
+def directory(path: Path) -> int:
+    """Open a directory. A link to one is followed: what stands above ours is the user's, and `View.guard` has ours."""
+    return os.open(path, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_CLOEXEC", 0))
 
 
 def sync_directory(path: Path) -> None:
     """Make the names in a directory durable. Windows has no such call, and needs none."""
     if os.name == "nt":
         return
-    descriptor = os.open(path, os.O_RDONLY | FLAGS)
+    descriptor = directory(path)
     try:
         os.fsync(descriptor)
     finally:
@@ -230,11 +235,11 @@ def few(files: Sequence[object]) -> bool:
     return len(files) <= _FEW or not at_once()
 
 
-def sync_files(directory: Path) -> None:
+def sync_files(path: Path) -> None:
     """Make all files that were written in the file system of a directory durable, and their names."""
     syncfs = _syncfs()
     assert syncfs is not None  # noqa: S101 - `few` said so
-    descriptor = os.open(directory, os.O_RDONLY | FLAGS)
+    descriptor = directory(path)
     try:
         syncfs(descriptor)
     finally:

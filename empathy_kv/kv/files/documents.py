@@ -14,13 +14,23 @@ the bytes before `,"crc32"`.
 from __future__ import annotations
 
 import base64
+import itertools
+import re
 import zlib
+from array import array
+from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 import msgspec
 
 from empathy_kv.errors import DamagedError
 from empathy_kv.kv.table import Content, Entry, SortedSet, decimal
+
+_DEEP: Final = 200
+"""Levels of nesting up to which a value stands there as JSON: readers with a deep stack have to get through, too."""
+_TEXT: Final = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+_STEPS: Final = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
+_FLAT: Final = bytes(set(range(256)) - set(b"[{]}"))
 
 _TAIL: Final = len(',"crc32":"00000000"}\n')
 
@@ -52,7 +62,8 @@ def _freeze(value: bytes) -> _Form:
             msgspec.json.decode(value, type=msgspec.Raw)  # Builds nothing, and looks at no text.
             if not value.isascii():
                 value.decode()
-            return _Item(json=msgspec.Raw(value))
+            if _depth(value) <= _DEEP:
+                return _Item(json=msgspec.Raw(value))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             pass
     number = decimal(value)
@@ -62,6 +73,15 @@ def _freeze(value: bytes) -> _Form:
         return value.decode()
     except UnicodeDecodeError:
         return _Item(base64=base64.b64encode(value).decode())
+
+
+def _depth(value: bytes) -> int:
+    """Return how deep a JSON text is nested, or a bound on it that is no more than `_DEEP`."""
+    opening = value.count(b"[") + value.count(b"{")
+    if opening <= _DEEP:
+        return opening
+    steps = _TEXT.sub(b"", value).translate(_STEPS, _FLAT)
+    return max(itertools.accumulate(array("b", steps)))
 
 
 def _thaw(form: _Form) -> bytes:
@@ -97,7 +117,7 @@ def decode(data: bytes, path: str) -> tuple[str, Entry]:
     if tail != b',"crc32":"%08x"}\n' % zlib.crc32(body):
         raise DamagedError(f"{path} is damaged: its checksum does not fit", path=path)
     try:
-        document = _DECODER.decode(body + b"}")
+        document = _parse(body + b"}")
         content: Content
         if not isinstance(document.value, msgspec.UnsetType):
             content = _thaw(document.value)
@@ -110,6 +130,27 @@ def decode(data: bytes, path: str) -> tuple[str, Entry]:
     except (msgspec.DecodeError, ValueError) as error:
         raise DamagedError(f"{path} is damaged: {error}", path=path) from error
     return document.key, Entry(content, document.version, document.expires)
+
+
+def _parse(text: bytes) -> _Document:
+    try:
+        return _DECODER.decode(text)
+    except RecursionError:
+        pass
+    # The caller's stack is deep, or the document is: older ones were nested up to what was left of the stack. That of
+    # a thread is empty.
+    with ThreadPoolExecutor(1) as pool:
+        document = pool.submit(_attempt, text).result()
+    if document is None:
+        raise ValueError("it is nested too deep")
+    return document
+
+
+def _attempt(text: bytes) -> _Document | None:
+    try:
+        return _DECODER.decode(text)
+    except RecursionError:
+        return None
 
 
 def left(data: bytes, becomes: bytes) -> bool:

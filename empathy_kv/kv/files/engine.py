@@ -32,6 +32,12 @@ from empathy_kv.kv.table import Content, SortedSet
 IDLE: Final = 5.0
 """Seconds without a write after which the documents are brought up to date."""
 
+OPEN: Final = 64
+"""Namespaces that are kept open: each takes two descriptors, of which a process may have 1024, or 256."""
+
+_LEFT: Final = -1
+"""In the place of the size of a journal that is not open."""
+
 _LOG: Final = logging.getLogger(__name__)
 
 
@@ -59,6 +65,8 @@ class FilesKV(KV):
         if durability not in ("fsync", "os"):
             raise ArgumentError(f"durability must be 'fsync' or 'os', not {durability!r}", argument="durability")
         self._root = Path(root).absolute()
+        if "\0" in str(self._root):
+            raise ArgumentError(f"root must not have a null character: {str(self._root)!r}", argument="root")
         with disk.translated(self._root):
             if os.path.lexists(self._root) and not self._root.is_dir():
                 raise ArgumentError(f"root must be a directory; {self._root} is none", argument="root")
@@ -67,7 +75,9 @@ class FilesKV(KV):
         self._certain = not self._durable
         self._timeout = number(timeout, "timeout", 0.0, 3600.0)
         self._directories: dict[Name, Directory] = {}
-        self._lock = threading.Lock()
+        self._left: set[Name] = set()
+        """Those that were let go with documents that are behind."""
+        self._lock = threading.RLock()
         self._process = os.getpid()
         self._keeper: Keeper | None = None
         self._closed = False
@@ -79,38 +89,51 @@ class FilesKV(KV):
         directory = self._directories.get(batch.namespace)
         if directory is None or self._closed or os.getpid() != self._process:
             directory = self._directory(batch.namespace)
+        else:
+            directory.used = True
         if not batch.writes:
             return directory.read(batch)
         replies = directory.write(batch)
+        # It is applied: nothing from here on may raise.
+        if self._directories.get(batch.namespace) is not directory:
+            self._left.add(batch.namespace)
         keeper = self._keeper or self._keep()
         if directory.grown():
-            keeper.wake()
+            if keeper is not None:
+                keeper.wake()
             directory.ease()
         return replies
 
     def keys(self, namespace: Name) -> Iterator[str]:
+        """Yield each key once, in no order. The names of the documents are all taken first: about 150 bytes each."""
         return self._directory(named(namespace)).keys()
 
     @contextlib.contextmanager
     def snapshot(self, namespaces: Sequence[Name]) -> Iterator[Moment]:
         """Return a snapshot. Until the block ends nobody makes checkpoints: the journals grow instead."""
-        directories = {namespace: self._directory(named(namespace)) for namespace in sorted(namespaces)}
         with disk.translated(self._base), contextlib.ExitStack() as kept:
-            there: dict[Name, Directory] = {}
-            while True:
-                for namespace, directory in directories.items():
-                    if namespace not in there and directory.exists:
-                        kept.enter_context(directory.kept())
-                        there[namespace] = directory
-                with contextlib.ExitStack() as still:
-                    for directory in there.values():
+            yield self._moment(namespaces, kept)
+
+    def _moment(self, namespaces: Sequence[Name], kept: contextlib.ExitStack) -> Moment:
+        """Return this moment, which lasts as long as what is `kept`: locks, and no more descriptors than theirs."""
+        directories = {namespace: self._directory(named(namespace)) for namespace in sorted(namespaces)}
+        there: dict[Name, Directory] = {}
+        while True:
+            for namespace, directory in directories.items():
+                if namespace not in there and directory.exists:
+                    kept.enter_context(directory.kept())
+                    there[namespace] = directory
+            with contextlib.ExitStack() as still:
+                for directory in there.values():
+                    if directory.exists:  # Somebody may have removed it.
                         still.enter_context(directory.still())
-                    # One that was made since may have what was written before that of another.
-                    if sum(directory.exists for directory in directories.values()) == len(there):
-                        tables = {namespace: directory.frozen() for namespace, directory in there.items()}
-                        moment = Moment(tables, now())
-                        break
-            yield moment
+                # One that was made since may have what was written before that of another.
+                if any(directories[namespace].exists for namespace in directories.keys() - there.keys()):
+                    continue
+                moment = Moment({namespace: directory.frozen() for namespace, directory in there.items()}, now())
+            for directory in there.values():
+                kept.enter_context(directory.snapshot.made())
+            return moment
 
     @contextlib.contextmanager
     def refill(self, namespaces: Sequence[Name]) -> Iterator[Refilled]:
@@ -152,17 +175,26 @@ class FilesKV(KV):
         return Durability("power" if self._durable else "process")
 
     def close(self) -> None:
+        """Bring the documents up to date and give all back. The first that fails is raised when all are closed."""
         with self._lock:
             directories, self._directories = self._directories, {}
+            left, self._left = self._left, set()
             keeper, self._keeper = self._keeper, None
             self._closed = True
         forked = os.getpid() != self._process
         if keeper is not None and not forked:
             keeper.stop()
-        for directory in directories.values():
-            # Whoever holds the lock writes the documents; the journal has everything.
-            with contextlib.suppress(LockTimeoutError):
+        failed: Exception | None = None
+        for namespace in [*directories, *(left - directories.keys())]:
+            directory = directories.get(namespace) or self._made(namespace, wrote=True)
+            try:
                 directory.close(checkpoint=not forked)
+            except LockTimeoutError:
+                pass  # Whoever holds the lock writes the documents; the journal has everything.
+            except Exception as error:  # noqa: BLE001 - it is raised when all are closed
+                failed = failed or error
+        if failed is not None:
+            raise failed
 
     def _require_open(self) -> None:
         if self._closed:
@@ -178,33 +210,80 @@ class FilesKV(KV):
                     raise ClosedError("the store is closed")
                 directory = self._directories.get(namespace)
                 if directory is None:
-                    directory = Directory(self._base / _place(namespace), durable=self._durable, timeout=self._timeout)
+                    self._let_go()
+                    directory = self._made(namespace, wrote=namespace in self._left)
                     self._directories[namespace] = directory
+                    self._left.discard(namespace)
         return directory
 
-    def _keep(self) -> Keeper:
+    def _made(self, namespace: Name, *, wrote: bool = False) -> Directory:
+        return Directory(self._base / _place(namespace), durable=self._durable, timeout=self._timeout, wrote=wrote)
+
+    def _let_go(self) -> None:
+        """Make room for one more, in the place of the one that was opened first of those not used since the last look.
+
+        It is not closed: that would take it from the threads that are using it. The last that does gives its
+        descriptors back.
+        """
+        for _ in range(OPEN + 1):
+            if len(self._directories) < OPEN:
+                return
+            namespace, directory = next(iter(self._directories.items()))
+            del self._directories[namespace]
+            if directory.used:
+                directory.used = False
+                self._directories[namespace] = directory
+            elif directory.behind:
+                self._left.add(namespace)
+
+    def _keep(self) -> Keeper | None:
+        """Start the thread, if one can be started: not while the interpreter ends. The next write tries again."""
         with self._lock:
-            if self._keeper is None:
-                self._keeper = Keeper(self)
+            if self._keeper is None and not self._closed:
+                with contextlib.suppress(RuntimeError):
+                    self._keeper = Keeper(self)
             return self._keeper
 
-    def tend(self, sizes: dict[Directory, int]) -> None:
-        """Make the checkpoints that are due: of journals that have grown, and of those that are as at the last call."""
-        for directory in list(self._directories.values()):
+    def tend(self, seen: Mapping[Name, int]) -> dict[Name, int]:
+        """Make the checkpoints that are due: of journals that have grown, and of those that are as at the last call.
+
+        Returns how large they are, for the next call.
+        """
+        sizes: dict[Name, int] = {}
+        for namespace, directory in list(self._directories.items()):
             size = directory.pending()
-            if size and (directory.grown() or sizes.get(directory) == size):
+            if size and (directory.grown() or seen.get(namespace) == size):
+                self._tend(directory)
+            sizes[namespace] = directory.pending()
+        for namespace in self._left.copy():
+            if namespace in self._directories:
+                continue
+            if seen.get(namespace) == _LEFT:
+                self._left.discard(namespace)
+                directory = self._made(namespace)
                 try:
-                    directory.checkpoint(wait=False)
-                except EmpathyKVError as error:
-                    # No write is lost: the journal has it. The next write or close will say what is wrong.
-                    if not isinstance(error, LockTimeoutError):
-                        _LOG.warning("The documents could not be written: %s", error)
-            sizes[directory] = directory.pending()
+                    if not self._tend(directory):
+                        self._left.add(namespace)
+                finally:
+                    directory.close(checkpoint=False)
+            sizes[namespace] = _LEFT
+        return sizes
+
+    def _tend(self, directory: Directory) -> bool:
+        try:
+            directory.checkpoint(wait=False)
+        except EmpathyKVError as error:
+            # No write is lost: the journal has it. The next write or close will say what is wrong.
+            if not isinstance(error, LockTimeoutError):
+                _LOG.warning("The documents could not be written: %s", error)
+            return False
+        return True
 
     def _forked(self) -> None:
         """Begin anew in the child: the parent's threads may have held the locks that it inherited."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._directories = {}
+        self._left = set()
         self._keeper = None
         self._process = os.getpid()
 
@@ -247,14 +326,14 @@ class Keeper:
             self._thread.join()
 
     def _run(self) -> None:
-        sizes: dict[Directory, int] = {}
+        sizes: dict[Name, int] = {}
         while True:
             self._event.wait(IDLE)
             self._event.clear()
             kv = self._kv()
             if kv is None or self._stopped:
                 return
-            kv.tend(sizes)
+            sizes = kv.tend(sizes)
             del kv
 
 

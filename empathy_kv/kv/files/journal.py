@@ -17,13 +17,14 @@ import os
 import re
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 from empathy_kv.errors import DamagedError, StorageError
 from empathy_kv.kv.files import disk, frames
 
-_NUMBER: Final = re.compile(r"[0-9]{8}")
+_NUMBER: Final = re.compile(r"[0-9]{8,}")
 _NONE: Final = disk.NONE
 
 
@@ -35,8 +36,13 @@ class Journal:
         self.descriptor = _NONE
         self.reset()
 
-    def __del__(self) -> None:
-        disk.shut(self.descriptor)
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:
+        # Bound here, because at the end of the interpreter the modules may be gone.
+        try:
+            if self.descriptor >= 0:
+                close(self.descriptor)
+        except OSError:
+            pass
 
     def reset(self) -> None:
         """Close the file, and know nothing."""

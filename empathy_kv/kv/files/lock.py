@@ -9,6 +9,7 @@ that dies. Where there is no flock (Windows), filelock does the same portably.
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import os
 import sys
@@ -19,15 +20,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from empathy_kv.errors import LockTimeoutError
+from empathy_kv.errors import LockTimeoutError, StorageError
 from empathy_kv.kv.files import disk
 
 if sys.platform == "win32":
     import filelock
 else:
-    from fcntl import LOCK_EX, LOCK_NB, LOCK_UN, flock
+    from fcntl import LOCK_EX, LOCK_NB, LOCK_SH, LOCK_UN, flock
 
     _TAKE = LOCK_EX | LOCK_NB
+    _UNKNOWN = errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP
 
 R = TypeVar("R")
 
@@ -43,9 +45,11 @@ _NOTHING: Final[Callable[[], object]] = int
 class Lock:
     """The lock file of one directory."""
 
-    def __init__(self, path: Path, timeout: float) -> None:
+    def __init__(self, path: Path, timeout: float, *, kept: bool = True) -> None:
+        """`kept`: whether the descriptor stays open between two holds."""
         self._path = path
         self._timeout = timeout
+        self._kept = kept
         self._descriptor = disk.NONE
         self._unlock = _NOTHING
         self._begin()
@@ -55,8 +59,13 @@ class Lock:
         # The thread that gives the lock back needs not be the one that took it: a generator may hold it.
         self._threads: Any = threading.Lock()
 
-    def __del__(self) -> None:
-        disk.shut(self._descriptor)
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:
+        # Bound here, because at the end of the interpreter the modules may be gone.
+        try:
+            if self._descriptor >= 0:
+                close(self._descriptor)
+        except OSError:
+            pass
 
     @contextlib.contextmanager
     def hold(self) -> Iterator[None]:
@@ -97,15 +106,12 @@ class Lock:
         """Give the lock back."""
         try:
             self._unlock()
+            if not self._kept:
+                self._close()
+        except OSError:
+            self._close()  # Which gives it back, too.
         finally:
             self._threads.release()
-
-    def there(self) -> bool:
-        """Return whether the file that is open is the one that stands there."""
-        try:
-            return self._descriptor != disk.NONE and os.path.samestat(os.fstat(self._descriptor), self._path.lstat())
-        except FileNotFoundError:
-            return False
 
     def reopen(self) -> None:
         """Forget a lock file that was removed, so that the next hold is one of the file that is there."""
@@ -151,21 +157,44 @@ class Lock:
                 return False
             return True
 
+        def there(self) -> bool:
+            """Return True: a file that is open cannot be removed there."""
+            return True
+
     else:
 
         def _try(self) -> bool:
             if self._descriptor == disk.NONE:
-                self._descriptor, _ = disk.opened(self._path, create=True)
-                self._unlock = functools.partial(flock, self._descriptor, LOCK_UN)
+                descriptor, _ = disk.opened(self._path, create=True)
+                # Both at once: an interrupt between them would leave one that is never unlocked.
+                self._unlock, self._descriptor = functools.partial(flock, descriptor, LOCK_UN), descriptor
             try:
                 flock(self._descriptor, _TAKE)
             except BlockingIOError:
                 return False
+            except OSError as error:
+                error.filename = str(self._path)
+                if error.errno not in _UNKNOWN:
+                    raise
+                raise StorageError(
+                    f"{error.strerror}: {self._path}: this file system has no locks, keep the store on a local disk",
+                    errno=error.errno,
+                    path=str(self._path),
+                ) from error
             return True
+
+        def there(self) -> bool:
+            """Return whether the file that is open is the one that stands there."""
+            try:
+                return self._descriptor != disk.NONE and os.path.samestat(
+                    os.fstat(self._descriptor), self._path.lstat()
+                )
+            except FileNotFoundError:
+                return False
 
     def _late(self) -> LockTimeoutError:
         return LockTimeoutError(
-            f"another writer has held {self._path} for {self._timeout:g} s (timeout=)",
+            f"another writer has held {self._path} for {self._timeout:g} s, which is the timeout= of the store",
             path=str(self._path),
             timeout=self._timeout,
         )
@@ -213,7 +242,10 @@ class WriterLock(Lock):
                 return body(*arguments)
             finally:
                 self._owner = 0
-                self._unlock()
+                try:
+                    self._unlock()
+                except OSError:
+                    self._close()
         finally:
             try:  # noqa: SIM105 - `suppress` is a call before it
                 threads.release()
@@ -227,6 +259,52 @@ class WriterLock(Lock):
                 path=str(self._path),
                 timeout=0.0,
             )
+
+
+class Mark:
+    """A mark that a directory bears while a block runs, for all processes to see; it goes with the one that made it.
+
+    It is a flock of the directory itself: no file is made. Where there is none it is never seen.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    if sys.platform == "win32":
+
+        @contextlib.contextmanager
+        def made(self) -> Iterator[None]:
+            """Make the mark."""
+            yield
+
+        def seen(self) -> bool:
+            """Return whether somebody made it."""
+            return False
+
+    else:
+
+        @contextlib.contextmanager
+        def made(self) -> Iterator[None]:
+            """Make the mark."""
+            descriptor = disk.NONE
+            try:
+                with contextlib.suppress(OSError):  # Then it is not seen, and costs others some time.
+                    descriptor = disk.directory(self._directory)
+                    flock(descriptor, _TAKE)
+                yield
+            finally:
+                disk.shut(descriptor)
+
+        def seen(self) -> bool:
+            """Return whether somebody made it. Raises OSError."""
+            descriptor = disk.directory(self._directory)
+            try:
+                flock(descriptor, LOCK_SH | LOCK_NB)
+            except BlockingIOError:
+                return True
+            finally:
+                disk.shut(descriptor)
+            return False
 
 
 _LOCKS: Final[weakref.WeakSet[Lock]] = weakref.WeakSet()

@@ -11,7 +11,6 @@ import os
 import stat
 import time
 from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 from threading import Lock as Mutex
 from typing import Final
@@ -28,6 +27,8 @@ _PAGE: Final = 64
 """Documents that are read at once."""
 SURE: Final = 1.0
 """Seconds for which it may go unnoticed that the directory was moved or replaced: to ask costs as much as a read."""
+_TRIES: Final = 8
+"""How often the documents are listed anew because of checkpoints."""
 
 
 def now() -> int:
@@ -86,17 +87,29 @@ class View:
             return None if table.loads != loads and self.catch_up() else replies
 
     def keys(self) -> Iterator[str]:
-        """Yield the keys. What the journal touched is taken at once, the documents are read as the caller goes on."""
+        """Yield the keys, each once. The names of the documents are taken at once, about 150 bytes each.
+
+        Not as the caller goes on: of a directory in which files are replaced meanwhile, a listing may name one twice,
+        and leave one out. What documents hold is read as the caller goes on.
+        """
         with self.mutex:
             self.catch_up()
-            touched = dict(self.table.touched)
-            at = now()
-            live = [key for key, entry in touched.items() if isinstance(entry, Entry) and not expired(entry, at)]
-            sound = {self.table.path(key) for key in self.table.replaced}
-        yield from live
+        for _ in range(_TRIES):
+            number = self.journal.number
+            paths = list(listed(self.path))
+            with self.mutex:
+                # All whose documents were replaced while they were listed, unless a checkpoint has ended since.
+                self.catch_up()
+                touched = dict(self.table.touched)
+                sound = {self.table.path(key) for key in self.table.replaced}
+                if self.journal.number == number:
+                    break
+        at = now()
+        yield from [key for key, entry in touched.items() if isinstance(entry, Entry) and not expired(entry, at)]
         damage: DamagedError | None = None
-        paths = listed(self.path)
-        while page := list(islice(paths, _PAGE)):
+        paths.reverse()
+        while paths:
+            page = [paths.pop() for _ in range(min(_PAGE, len(paths)))]
             found: list[str] = []
             with self.mutex:
                 for key, entry in self._documents(page):
@@ -111,8 +124,8 @@ class View:
 
     def _documents(self, paths: list[str]) -> Iterator[tuple[str, Entry | DamagedError]]:
         """Yield the key and the content of each document, or its path and what is wrong with it."""
-        table = self.table
         self.catch_up()
+        table = self.table  # After that, which may begin anew.
         read: list[tuple[str, Entry, int]] = []
         for path in paths:
             try:
