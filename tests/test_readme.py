@@ -109,11 +109,15 @@ def test_every_class_and_url_that_it_names_exists() -> None:
         assert hasattr(empathy_kv, name), name
 
 
-def test_the_quickstart_runs_twice_and_shows_what_was_kept() -> None:
+def test_the_quickstart_runs_twice_and_shows_what_was_kept(tmp_path: Path) -> None:
     # With this interpreter: that scripts/quickstart makes its own is seen where CI runs on a clean checkout.
     for _ in range(2):
         done = subprocess.run(
-            [sys.executable, ROOT / "scripts" / "quickstart.py"], capture_output=True, text=True, timeout=120
+            [sys.executable, ROOT / "scripts" / "quickstart.py"],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            env={**os.environ, "TMPDIR": str(tmp_path)},  # It leaves its store there, to be looked at.
         )
         assert done.returncode == 0, done.stderr
         assert "A new process finds 2012 patterns, states of ada, grace, linus" in done.stdout
