@@ -257,6 +257,34 @@ def test_what_was_acknowledged_is_there_after_kill_9(tmp_path: Path) -> None:
         assert int(x or b"0") in (acknowledged, acknowledged + 1)
 
 
+def test_what_waits_for_a_damaged_document_outlives_a_write_that_fails_to_replace_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    document = tmp_path / "empathy" / "a" / "h.json"
+    with FilesKV(tmp_path) as kv:
+        kv.namespace("a").hincrby("h", {"n": 1})
+    sound = document.read_bytes()
+    kv = FilesKV(tmp_path)
+    kv.namespace("a").hincrby("h", {"n": 1})
+    document.write_bytes(b"{")
+    other = FilesKV(tmp_path)
+    append = disk.append
+
+    def full(descriptor: int, data: bytes) -> None:
+        monkeypatch.setattr(disk, "append", append)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(disk, "append", full)
+    with pytest.raises(StorageError):
+        other.namespace("a").set("h", b"another")
+    other.checkpoint()
+    other.close()
+    document.write_bytes(sound)
+    with FilesKV(tmp_path) as fresh:
+        assert fresh.namespace("a").hgetall("h") == {"n": b"2"}
+    kv.close()
+
+
 def test_a_full_disk_is_said_and_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with opened(tmp_path) as kv:
         ns = kv.namespace("a")

@@ -348,7 +348,7 @@ class Change:
         self._batch = batch
         self._at = at
         self._revision = table.revision
-        self._before: list[tuple[str, Entry | Tombstone | None]] = []
+        self._before: list[tuple[str, Entry | Tombstone | None, DamagedError | None]] = []
         self._states: list[tuple[Entry, Entry, dict[str, bytes | None]]] = []
         self._found: list[tuple[str, Entry | None]] = []
         self._marks: list[tuple[SortedSet, int]] = []
@@ -386,7 +386,7 @@ class Change:
 
     def _note(self, operation: Any) -> None:
         key = operation.key
-        self._before.append((key, self._table.touched.get(key)))
+        self._before.append((key, self._table.touched.get(key), self._table.damaged.get(key)))
         if type(operation) in _REPLACING:
             return  # They leave the old entry as it is.
         entry = self._table.find(key)
@@ -424,12 +424,14 @@ class Change:
                 else:
                     content[field] = value
             entry.content, entry.version, entry.expires = content, old.version, old.expires
-        for key, touched in reversed(self._before):
+        for key, touched, damage in reversed(self._before):
             if touched is not None:
                 table.touched[key] = touched
             elif key in table.touched:
                 del table.touched[key]
                 table.replaced.discard(key)
+            if damage is not None:
+                table.damaged[key] = damage
         table.revision = self._revision
         token = self.token
         if token is not None and token.session in table.sessions:
