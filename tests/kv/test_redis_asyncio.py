@@ -6,7 +6,7 @@ import asyncio
 import os
 import random
 import secrets
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import redis.asyncio
@@ -14,9 +14,11 @@ from lossy import lossy
 from servers import RedisServer
 
 from empathy_kv import connect, connect_async
-from empathy_kv.errors import ArgumentTypeError, ClosedError, TokenError
+from empathy_kv.errors import ArgumentTypeError, ClosedError, TokenError, UnavailableError
 from empathy_kv.kv.operations import Batch, IncrBy
 from empathy_kv.kv.redis import AsyncRedisKV
+from empathy_kv.kv.redis.multiplexed import Multiplexed
+from empathy_kv.kv.redis.topology import Lost
 
 
 def fresh() -> str:
@@ -208,3 +210,32 @@ def test_closing_while_a_connection_opens_is_a_closed_store_for_who_waits_and_ca
         assert [type(outcome) for outcome in outcomes] == [asyncio.CancelledError, ClosedError, ClosedError]
 
     asyncio.run(main())
+
+
+def test_a_connection_that_just_failed_to_open_does_not_keep_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def opened(*_: Any) -> NoReturn:
+        raise Lost(redis.exceptions.TimeoutError("too late"), sent=False)
+
+    monkeypatch.setattr(Multiplexed, "_opened", opened)
+    turns = 0
+
+    async def turn() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async def ask(kv: AsyncRedisKV, *, later: bool) -> None:
+        if later:
+            await asyncio.sleep(0)  # So that the connection has failed, and nobody has noted it yet.
+        with pytest.raises(UnavailableError):
+            await kv.namespace("a").get("k")
+
+    async def main() -> None:
+        async with AsyncRedisKV.from_url("redis://127.0.0.1:1", timeout=0.3) as kv:
+            others = asyncio.create_task(turn())
+            await asyncio.gather(ask(kv, later=False), ask(kv, later=True))
+            others.cancel()
+
+    asyncio.run(main())
+    assert turns > 20

@@ -254,6 +254,11 @@ class Multiplexed:
 
     async def _shared(self, step: Exchange, server: _Server, loop: asyncio.AbstractEventLoop) -> _Link:
         """Return the link that all share, which one task opens for all."""
+        if server.opening is not None and server.opening.done():
+            # Its callback has not run yet. To await it would not let the event loop go on: it never would.
+            self._ready(server, server.opening)
+            if server.link is not None and server.link.open:
+                return server.link
         if server.opening is None:
             server.opening = loop.create_task(self._opened(step, loop))
             server.opening.add_done_callback(lambda task: self._ready(server, task))
@@ -268,6 +273,8 @@ class Multiplexed:
 
     @staticmethod
     def _ready(server: _Server, task: asyncio.Task[_Link]) -> None:
+        if server.opening is not task:
+            return
         server.opening = None
         if not task.cancelled() and task.exception() is None:
             server.link = task.result()
