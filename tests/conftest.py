@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 from collections import Counter
 from collections.abc import Iterator
 
@@ -25,6 +27,10 @@ for name, examples, steps in (("fast", 15, 20), ("default", 100, 50), ("nightly"
     )
 PROFILE = os.environ.get("EMPATHY_KV_PROFILE") or "default"
 settings.load_profile(PROFILE)
+
+# What a shell runs in the background ignores Ctrl-C, and so would every process that a test starts and interrupts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_thread() is threading.main_thread():
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
