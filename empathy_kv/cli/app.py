@@ -50,8 +50,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return _failed(f"{error}: see that it runs, and that this is its address", 1)
     except (EmpathyKVError, OSError) as error:
         if isinstance(error, BrokenPipeError):
-            # Whoever read it has seen enough. Python would complain once more when it closes the stream.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _discard()  # Whoever read it has seen enough.
             return 0
         return _failed(_plain(error), 1)
     except KeyboardInterrupt:
@@ -78,6 +77,15 @@ def _url(message: str) -> str:
     return message.replace("target must be", "a store is named by", 1)
 
 
+def _discard() -> None:
+    """Let what is still to be printed go nowhere: Python would try again when it closes the stream."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _failed(message: str, status: int) -> int:
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _discard()
     tell(f"empathy-kv: {printable(' '.join(message.split()))}")
     return status
