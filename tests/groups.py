@@ -59,9 +59,10 @@ class Sentinel(RedisServer):
 
     def command(self) -> list[str]:
         config = self.directory / "sentinel.conf"
-        if not config.exists():  # It keeps there what it has found out.
+        port = f"port {self.port}"
+        if not config.exists() or port not in config.read_text().splitlines():  # It keeps there what it has found out.
             lines = (
-                f"port {self.port}",
+                port,
                 "bind 127.0.0.1",
                 f"dir {self.directory}",
                 f"unixsocket {self.directory}/redis.sock",
