@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from attrs import frozen
 
 from empathy_kv.errors import ArgumentError
+from empathy_kv.export import destination
 from empathy_kv.kv.interface import KV
 from empathy_kv.kv.operations import integer, number, text
 from empathy_kv.metrics import HISTORY
@@ -173,9 +176,29 @@ def _memory(url: str, settings: _Settings) -> KV:  # noqa: ARG001 - as the other
 
 
 def _files(url: str, settings: _Settings) -> KV:
-    from empathy_kv.export import destination
     from empathy_kv.kv.files import FilesKV
 
+    return FilesKV(
+        directory(url),
+        durability=settings.durability,
+        timeout=settings.server["timeout"],
+        prefix=settings.server["prefix"],
+    )
+
+
+def place(url: str) -> Path | None:
+    """Return the directory or the file of this machine that the URL of a store names, None if it names none.
+
+    `ArgumentError` if the URL is wrong.
+    """
+    url, scheme = _scheme(url)
+    if scheme == "file":
+        return directory(url)
+    return _file(url) if scheme == "sqlite" else None
+
+
+def directory(url: str) -> Path:
+    """Return the directory that a URL with `file:` names; `ArgumentError` if it names none of this machine."""
     path = url[len("file:") :]
     if path.startswith("//"):
         parts = urlsplit(url)
@@ -187,15 +210,21 @@ def _files(url: str, settings: _Settings) -> KV:
             )
         path = unquote(parts.path)
     try:
-        directory = destination(path)
+        return destination(path)
     except ArgumentError:
         raise ArgumentError("target must name a directory, as file:.empathy", argument="target") from None
-    return FilesKV(
-        directory,
-        durability=settings.durability,
-        timeout=settings.server["timeout"],
-        prefix=settings.server["prefix"],
-    )
+
+
+def _file(url: str) -> Path:
+    # As SQLAlchemy has it: three slashes before a path, as it stands.
+    if url[len("sqlite:") : len("sqlite:///")] == "///":
+        with contextlib.suppress(ArgumentError):
+            return destination(url[len("sqlite:///") :])
+    raise _no_file()
+
+
+def _no_file() -> ArgumentError:
+    return ArgumentError("target must name a file, as sqlite:///patterns.db", argument="target")
 
 
 def _redis(url: str, settings: _Settings) -> KV:
@@ -220,17 +249,12 @@ def _database(url: str, scheme: str, settings: _Settings) -> Database:
             argument="prefix",
         )
     if scheme == "sqlite":
-        from empathy_kv.export import destination
         from empathy_kv.sql.sqlite import SQLite
 
-        # As SQLAlchemy has it: three slashes before a path, as it stands.
-        path = url[len("sqlite:///") :]
         try:
-            if url[len("sqlite:") : len("sqlite:///")] != "///":
-                raise ArgumentError("", argument="target")
-            return SQLite(destination(path), timeout=settings.server["timeout"], durability=settings.durability)
+            return SQLite(_file(url), timeout=settings.server["timeout"], durability=settings.durability)
         except ArgumentError:
-            raise ArgumentError("target must name a file, as sqlite:///patterns.db", argument="target") from None
+            raise _no_file() from None
     from empathy_kv.sql.database import postgres
 
     try:

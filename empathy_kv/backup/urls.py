@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-from pathlib import Path
 from typing import Final
-from urllib.parse import unquote, urlsplit
 
 from empathy_kv.backup.target import Target
 from empathy_kv.errors import ArgumentError
 from empathy_kv.export import destination
+from empathy_kv.urls import directory
 
 _SERVICES: Final = ("s3", "az", "gs")
 
@@ -27,7 +26,7 @@ def opened(target: str | os.PathLike[str], timeout: float) -> Target:
     if scheme == "file":
         from empathy_kv.backup.directory import Directory
 
-        return Directory(_directory(target))
+        return Directory(directory(target))
     if scheme not in _SERVICES:
         raise _wrong()
     bucket, prefix = _bucket(target)
@@ -55,16 +54,6 @@ def _wrong() -> ArgumentError:
         "credentials stand in the environment",
         argument="target",
     )
-
-
-def _directory(target: str) -> Path:
-    path = target[len("file:") :]
-    if path.startswith("//"):
-        parts = urlsplit(target)
-        if parts.netloc not in ("", "localhost"):
-            raise ArgumentError("target must name a directory of this machine, as file:///path", argument="target")
-        path = unquote(parts.path)
-    return destination(path, "target")
 
 
 def _bucket(target: str) -> tuple[str, str]:

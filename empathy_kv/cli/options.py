@@ -11,7 +11,7 @@ from cyclopts import Parameter
 
 from empathy_kv.cli.console import Refused, confirm, counted, tell
 from empathy_kv.store import Store
-from empathy_kv.urls import DEFAULT_URL, connect
+from empathy_kv.urls import DEFAULT_URL, connect, place
 
 Where: TypeAlias = Annotated[
     str, Parameter(name=["--store", "-s"], env_var="EMPATHY_KV_URL", help="URL of the store", show_default=False)
@@ -77,8 +77,5 @@ def others(store: Store, verb: str) -> None:
 
 def absent(where: str) -> Path | None:
     """Return the directory or file of a store on this machine's disk in which nothing was ever stored."""
-    scheme, _, rest = where.partition(":")
-    if scheme.lower() not in ("file", "sqlite"):
-        return None  # Of servers, nobody knows.
-    path = Path(rest.removeprefix("///") if scheme.lower() == "sqlite" else rest)
-    return None if path.exists() else path
+    path = place(where)  # Of servers, nobody knows.
+    return None if path is None or path.exists() else path

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from calling import Command
@@ -239,6 +240,16 @@ def test_a_store_that_is_not_there_is_not_backed_up(url: str, command: Command, 
     assert done.err.startswith("empathy-kv: there is no store at typo")
     assert command("backup", "list").err == "0 backups\n"
     assert not [path for path in tmp_path.iterdir() if path.name.startswith("typo")]
+
+
+@pytest.mark.parametrize("url", ["file:{}", "file://{}", "file://localhost{}"])
+def test_a_store_is_backed_up_however_its_url_is_written(url: str, command: Command, tmp_path: Path) -> None:
+    path = tmp_path / "a store"
+    with connect(f"file:{path}") as store:
+        store.states.save_state("ada", CollaborationState("ada"))
+    where = url.format(quote(str(path)) if "//" in url else path)
+    done = command("backup", "create", "--store", where, "--target", str(tmp_path / "backups"))
+    assert done.status == 0, done.err
 
 
 def test_pruning_by_no_rule_says_which_there_are(command: Command, people: Store) -> None:
