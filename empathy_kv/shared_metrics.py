@@ -139,7 +139,8 @@ class KVMetrics:
         if tied:
             # The history alone knows which of several levels at one moment came last. Otherwise it is not read: on
             # files it is one document, thousands of times as large as the figures.
-            replies = yield Several([_figures(user_ids[number], shards, newest=True) for number in tied])
+            users = [user_ids[number] for number in tied]
+            replies = yield Several([_figures(user, shards, ZRange(f"recent:{user}", -1, -1)) for user in users])
             for number, (*figures, ((member, _),)) in zip(tied, replies, strict=True):
                 every[number] = totals = _of_user(*figures)
                 totals.level = msgspec.json.decode(member)["level"]
@@ -176,15 +177,10 @@ class KVMetrics:
         return [_interaction(user_id, entry, at) for entry, at in entries]
 
 
-def _figures(user_id: str, shards: int, *, newest: bool = False) -> Batch:
-    """Return what reads the figures of a user, and the newest interaction."""
-    operations: list[Operation] = [
-        HGetAll(f"user:{user_id}"),
-        ZScore("first", user_id.encode()),
-        *(ZScore("last", member) for member in at_levels(user_id)),
-    ]
-    if newest:
-        operations.append(ZRange(f"recent:{user_id}", -1, -1))
+def _figures(user_id: str, shards: int, *more: Operation) -> Batch:
+    """Return what reads the figures of a user, and what else there is to read at the same moment."""
+    lasts = (ZScore("last", member) for member in at_levels(user_id))
+    operations = (HGetAll(f"user:{user_id}"), ZScore("first", user_id.encode()), *lasts, *more)
     return Batch(shard_of(user_id, shards), operations)
 
 

@@ -45,7 +45,6 @@ _LEFT: Final = 1_000
 """Documents that may be left for that."""
 
 _NONE: Final = disk.NONE
-_NOTHING: Final[Callable[[], object]] = int
 _TRIES: Final = 8
 """How often a read that takes several documents begins anew because of writers; then it has them wait."""
 
@@ -191,7 +190,7 @@ class Directory:
         """Wait until another thread has committed the batch, or commit all that wait."""
         try:
             while not commit.done:
-                if not self._lock.run(self._lead, commit, meanwhile=_NOTHING):
+                if not self._lock.run(self._lead, commit):
                     self._renew()
         except BaseException as error:
             try:

@@ -39,7 +39,7 @@ _PAUSE = 0.0003, 0.001
 Shorter ones hand the lock over after every few writes, and then all processes together write less than one alone.
 """
 _NOTHING: Final[Callable[[], object]] = int
-"""What unlocks a file that was not opened. Not a function of ours: see `WriterLock.run`."""
+"""What is done where there is nothing to do. Not a function of ours: see `WriterLock.run`."""
 
 
 class Lock:
@@ -218,7 +218,7 @@ class WriterLock(Lock):
         self._require_outside()
         super().close()
 
-    def run(self, body: Callable[..., R], *arguments: object, meanwhile: Callable[[], object]) -> R:
+    def run(self, body: Callable[..., R], *arguments: object, meanwhile: Callable[[], object] = _NOTHING) -> R:
         """Call `body` while the lock is held; raise `LockTimeoutError` if it is not to be had within the timeout.
 
         `meanwhile` is what can be done while another process has it, before each further try. It is not seen to it
