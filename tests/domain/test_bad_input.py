@@ -649,7 +649,7 @@ def test_a_path_in_the_place_of_a_url_is_told_what_to_write() -> None:
         connect(Path("agents"))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("url", ["file:///tmp/agents?durability=os", "file:///tmp/agents#1"])
+@pytest.mark.parametrize("url", ["file:///agents?durability=os", "file:///agents#1"])
 def test_what_the_url_of_a_directory_cannot_say_is_refused_and_not_dropped(url: str) -> None:
     with pytest.raises(ArgumentError, match="%3F") as caught:
         connect(url)

@@ -16,7 +16,6 @@ from typing import Final, Literal, NoReturn
 import pytest
 from attrs import Factory, define
 from forks import Forks
-from scenarios import PROFILE
 from stage import Say
 
 from empathy_kv.kv.files import FilesKV, directory
@@ -26,7 +25,7 @@ WORKERS: Final = 8
 TIMES: Final = 1000
 PAUSE: Final = 0.1
 """Seconds between two kills."""
-RUNS, READS = (3, 34_000) if PROFILE == "nightly" else (1, 2_000)
+RUNS, READS = 3, 34_000
 
 _NUMBER: Final = struct.Struct("<q")
 
