@@ -22,12 +22,13 @@ MAX_RESPONSE_TIME: Final = 1e12
 YEARS: Final = range(1900, 2251)
 """When an interaction may have been: their microseconds are exact as scores, which are floats."""
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND: Final = timedelta(microseconds=1)
 _SUBBUCKETS: Final = 32
 
 
 def microseconds(at: datetime) -> int:
     """Return a time as microseconds since 1970."""
-    return (utc(at) - _EPOCH) // timedelta(microseconds=1)
+    return (utc(at) - _EPOCH) // _MICROSECOND
 
 
 def moment(microseconds: float) -> datetime:

@@ -268,6 +268,10 @@ def _increments(value: Mapping[str, int]) -> Mapping[str, int]:
 
 
 def _scores(value: Mapping[bytes, float]) -> Mapping[bytes, float]:
+    if type(value) is dict and len(value) == 1:
+        ((member, score),) = value.items()
+        if type(member) is bytes and len(member) <= MAX_VALUE and type(score) is int and abs(score) <= SCORE_MAX:
+            return {member: float(score)}  # What the general way comes to, for a time, which most scores are.
     return _sorted({octets(k, "member"): _score(v) for k, v in entries(value, "members").items()})
 
 

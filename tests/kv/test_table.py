@@ -7,11 +7,13 @@ import random
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from empathy_kv.errors import CheckError
 from empathy_kv.kv.memory import MemoryKV
-from empathy_kv.kv.operations import Batch, Check, Delete, Expire, Get, Operation, Set
-from empathy_kv.kv.table import Table
+from empathy_kv.kv.operations import INTEGER_MAX, INTEGER_MIN, Batch, Check, Delete, Expire, Get, IncrBy, Operation, Set
+from empathy_kv.kv.table import Table, plainly_counts, sums
 
 NAME = ("n",)
 
@@ -89,3 +91,14 @@ def test_a_namespace_that_was_only_read_takes_no_room() -> None:
     assert tables() == before
     kv.namespace("written too").delete("k")
     assert tables() == before + 1
+
+
+@given(
+    st.integers(INTEGER_MIN, INTEGER_MAX).map(b"%d".__mod__)
+    | st.from_regex(rb"-?0?[0-9]{0,20}", fullmatch=True)
+    | st.binary(max_size=20),
+    st.integers(INTEGER_MIN, INTEGER_MAX) | st.sampled_from([INTEGER_MIN, 1 - 2**62, 2**62 - 1, INTEGER_MAX]),
+)
+def test_what_plainly_counts_is_counted(value: bytes, increment: int) -> None:
+    if plainly_counts(value, increment):
+        assert sums(IncrBy("n", increment), {}, value) == {None: b"%d" % (int(value) + increment)}

@@ -170,9 +170,10 @@ def _abort(connection: Any) -> None:
     redis-py closes it as asyncio does: in the background, when a server has taken what was sent, and has answered the
     farewell of TLS. An event loop that ends before leaves the socket open.
     """
-    transport = getattr(getattr(connection, "_writer", None), "transport", None)  # fakeredis has none.
-    if transport is not None:
-        transport.abort()
+    transport = getattr(getattr(connection, "_writer", None), "transport", None)
+    abort = getattr(transport, "abort", None)  # fakeredis has none: of its own there is no socket.
+    if abort is not None:
+        abort()
 
 
 def _closed() -> Lost:
