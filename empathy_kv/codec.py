@@ -14,7 +14,8 @@ class, enum, set, bytes ... as cattrs' JSON converter has it
 
 Strict in both directions: a value of another type is refused with the place where it stands (`expected float @
 $.patterns[3].confidence`), and never converted. `empathy_kv.structuring` does that for every class, with cattrs. Our
-own records, as they usually are, go a shorter way (`empathy_kv.record_forms`), which leaves the others to that one.
+own records, as they usually are, go a shorter way (`empathy_kv.record_forms`), which leaves the others to that one; so
+do objects of classes that do nothing but declare their fields (`empathy_kv.class_forms`).
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 
 import msgspec
 
+from empathy_kv.class_forms import form_of
 from empathy_kv.errors import ArgumentTypeError, CodecError
 from empathy_kv.json_values import DEPTH, json_value, parse, surrogate
 from empathy_kv.record_forms import FORMS
@@ -44,7 +46,7 @@ class Codec(Generic[T]):
 
     def __init__(self, kind: type[T]) -> None:
         self._kind = kind
-        self._form = FORMS.get(kind)
+        self._form = FORMS.get(kind) or form_of(kind)
         if self._form is None:
             self._thorough  # noqa: B018 - a class that has no stored form is refused now
 
@@ -57,7 +59,8 @@ class Codec(Generic[T]):
 
     @functools.cached_property
     def _read_form(self) -> Callable[[bytes], Any]:
-        return msgspec.json.Decoder(self._form).decode
+        assert self._form is not None  # noqa: S101 - for the type checker: whoever has none does not read so
+        return msgspec.json.Decoder(self._form.stored).decode
 
     def unstructure(self, record: T) -> dict[str, Any]:
         """Return the JSON object of a record; raise `CodecError` if it holds what cannot be stored."""
@@ -91,7 +94,7 @@ class Codec(Generic[T]):
         """Return the record of JSON bytes; raise `CodecError` if they are none."""
         if self._form is not None:
             try:
-                record: T = self._read_form(data).record()
+                record: T = self._form.record(self._read_form(data))
             except Exception:  # noqa: BLE001, S110 - as above
                 pass
             else:

@@ -8,51 +8,54 @@ what is less usual (unknown fields, missing ones, subclasses) and says what is w
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Annotated, Any, Final, Protocol, Self, TypeVar
+from typing import Annotated, Any, Final, Self
 
 import msgspec
+from attrs import frozen
 
 from empathy_kv.json_values import INTEGER_MAX, INTEGER_MIN, MismatchError, array_of_strings, json_object
 from empathy_kv.records import LEVELS, CollaborationState, Interaction, Pattern
 
-T = TypeVar("T")
 
+@frozen
+class Form:
+    """A short way between the records of a class and their JSON bytes."""
 
-class Form(Protocol[T]):
-    """A msgspec class with the fields of a record as they are stored: all of them required, and no others."""
-
-    @classmethod
-    def of(cls, record: T) -> Self | None:
-        """Return what is to be written of a record. It must go the thorough way if that is None, or raises."""
-
-    def record(self) -> T:
-        """Return the record of what was read. It must go the thorough way if that raises."""
+    stored: type
+    """A class of msgspec's with the fields as they are stored: all of them required, and no others."""
+    of: Callable[[Any], Any]
+    """Returns what is to be written of a record. It must go the thorough way if that is None, or raises."""
+    record: Callable[[Any], Any]
+    """Returns the record of what was read. It must go the thorough way if that raises."""
 
 
 _Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 _Count = Annotated[int, msgspec.Meta(ge=0, le=INTEGER_MAX)]
 _Level = Annotated[int, msgspec.Meta(ge=LEVELS[0], le=LEVELS[-1])]
-_Int = Annotated[int, msgspec.Meta(ge=INTEGER_MIN, le=INTEGER_MAX)]
+Int = Annotated[int, msgspec.Meta(ge=INTEGER_MIN, le=INTEGER_MAX)]
 # With `Any`, msgspec would take integers of any size. It has no recursive unions; what is deeper goes the thorough way.
-_Json0 = None | bool | str | _Int | float
+_Json0 = None | bool | str | Int | float
 _Json1 = _Json0 | list[_Json0] | dict[str, _Json0]
 _Json2 = _Json0 | list[_Json1] | dict[str, _Json1]
-_Json3 = _Json0 | list[_Json2] | dict[str, _Json2]
-_Object = dict[str, _Json3]
+Json = _Json0 | list[_Json2] | dict[str, _Json2]
+_Object = dict[str, Json]
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _NAIVE_EPOCH: Final = _EPOCH.replace(tzinfo=None)
 
 
-def _stored(moment: datetime) -> Any:
+def stored_moment(moment: datetime) -> Any:
+    """Return what msgspec writes as the stored form of a moment, which has a time zone; it raises if it has none."""
     # A naive datetime, which msgspec writes as `isoformat` does. `replace` takes several times as long.
     if type(moment) is not datetime:
         raise MismatchError("expected datetime")
     return _NAIVE_EPOCH + (moment - _EPOCH)
 
 
-def _moment(text: str) -> datetime:
+def moment_of(text: str) -> datetime:
+    """Return the moment of a stored form; it raises if that is of another form."""
     # Not read by msgspec: it takes other texts than `fromisoformat`, and rounds where that one truncates. An offset,
     # which we never write, is a TypeError here.
     return _EPOCH + (datetime.fromisoformat(text) - _NAIVE_EPOCH)
@@ -116,8 +119,8 @@ class StoredPattern(msgspec.Struct, forbid_unknown_fields=True, gc=False):
             record.usage_count,
             record.success_count,
             record.failure_count,
-            _stored(record.discovered_at),
-            None if record.last_used is None else _stored(record.last_used),
+            stored_moment(record.discovered_at),
+            None if record.last_used is None else stored_moment(record.last_used),
             array_of_strings(record.tags),
         )
 
@@ -134,8 +137,8 @@ class StoredPattern(msgspec.Struct, forbid_unknown_fields=True, gc=False):
         record.usage_count = self.usage_count
         record.success_count = self.success_count
         record.failure_count = self.failure_count
-        record.discovered_at = _moment(self.discovered_at)
-        record.last_used = None if self.last_used is None else _moment(self.last_used)
+        record.discovered_at = moment_of(self.discovered_at)
+        record.last_used = None if self.last_used is None else moment_of(self.last_used)
         record.tags = self.tags
         record.extra = {}
         record.__class__ = Pattern
@@ -177,8 +180,8 @@ class StoredState(msgspec.Struct, forbid_unknown_fields=True, gc=False):
             record.interaction_count,
             record.success_count,
             record.failure_count,
-            None if record.last_interaction is None else _stored(record.last_interaction),
-            _stored(record.created_at),
+            None if record.last_interaction is None else stored_moment(record.last_interaction),
+            stored_moment(record.created_at),
         )
 
     def record(self) -> CollaborationState:
@@ -190,8 +193,8 @@ class StoredState(msgspec.Struct, forbid_unknown_fields=True, gc=False):
         record.interaction_count = self.interaction_count
         record.success_count = self.success_count
         record.failure_count = self.failure_count
-        record.last_interaction = None if self.last_interaction is None else _moment(self.last_interaction)
-        record.created_at = _moment(self.created_at)
+        record.last_interaction = None if self.last_interaction is None else moment_of(self.last_interaction)
+        record.created_at = moment_of(self.created_at)
         record.extra = {}
         record.__class__ = CollaborationState
         return record  # type: ignore[no-any-return]
@@ -199,7 +202,7 @@ class StoredState(msgspec.Struct, forbid_unknown_fields=True, gc=False):
 
 class StoredInteraction(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     user_id: str
-    level: _Int
+    level: Int
     success: bool
     response_time_ms: float
     at: str
@@ -217,7 +220,14 @@ class StoredInteraction(msgspec.Struct, forbid_unknown_fields=True, gc=False):
             and math.isfinite(record.response_time_ms)
         ):
             return None
-        return cls(record.user_id, record.level, record.success, record.response_time_ms, _stored(record.at), record.id)
+        return cls(
+            record.user_id,
+            record.level,
+            record.success,
+            record.response_time_ms,
+            stored_moment(record.at),
+            record.id,
+        )
 
     def record(self) -> Interaction:
         record = _BareInteraction()
@@ -225,14 +235,13 @@ class StoredInteraction(msgspec.Struct, forbid_unknown_fields=True, gc=False):
         record.level = self.level
         record.success = self.success
         record.response_time_ms = self.response_time_ms
-        record.at = _moment(self.at)
+        record.at = moment_of(self.at)
         record.id = self.id
         record.__class__ = Interaction
         return record  # type: ignore[no-any-return]
 
 
-FORMS: Final[dict[type, type[Form[Any]]]] = {
-    Pattern: StoredPattern,
-    CollaborationState: StoredState,
-    Interaction: StoredInteraction,
+FORMS: Final[dict[type, Form]] = {
+    kind: Form(stored, stored.of, stored.record)
+    for kind, stored in ((Pattern, StoredPattern), (CollaborationState, StoredState), (Interaction, StoredInteraction))
 }
