@@ -66,6 +66,8 @@ _put: Final = object.__setattr__
 
 def text(value: object, argument: str, limit: int = MAX_KEY) -> str:
     """Return `value` if it is a text of 1 to `limit` bytes that UTF-8 can express."""
+    if type(value) is str and 0 < len(value) <= limit and value.isascii():
+        return value  # What all of the following comes to for most.
     if not isinstance(value, str):
         raise ArgumentTypeError(f"{argument} must be a str, not {type(value).__name__}", argument=argument)
     if value.isascii():
@@ -694,8 +696,12 @@ class Settle:
     token: Token = attribute(converter=_token)
 
 
-def pages(items: Sequence[I], size: Callable[[I], int] = lambda _: 0) -> Iterator[Sequence[I]]:
+def pages(items: Sequence[I], size: Callable[[I], int] | None = None) -> Iterator[Sequence[I]]:
     """Cut items into pieces that a batch can hold: at most 500, and 16 MiB if each has that `size` in bytes."""
+    if size is None:
+        for start in range(0, len(items), PAGE):
+            yield items[start : start + PAGE]
+        return
     start = total = 0
     for i, item in enumerate(items):
         if i > start and (i - start == PAGE or total + size(item) > MAX_VALUE):

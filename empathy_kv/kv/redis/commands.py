@@ -159,7 +159,8 @@ _NO_TOKEN: Final = _strings("", "", 0)
 
 def score(value: float) -> str:
     """Return a score as Redis reads it, without loss."""
-    return {float("inf"): "+inf", float("-inf"): "-inf"}.get(value) or repr(value)
+    text = repr(value)
+    return "+inf" if text == "inf" else text
 
 
 def _pairs(reply: Sequence[Any]) -> list[tuple[bytes, float]]:
