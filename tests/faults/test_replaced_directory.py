@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -103,6 +104,33 @@ def test_a_reader_notices_within_a_moment(tmp_path: Path, replace: Callable[[Pat
             writer.namespace("a").set("k", b"new")
         time.sleep(view.SURE)
         assert reader.namespace("a").get("k") == b"new"
+
+
+@pytest.mark.parametrize("durability", ["fsync", "os"])
+def test_who_only_read_before_it_was_removed_writes_a_new_one(
+    tmp_path: Path, durability: Literal["fsync", "os"]
+) -> None:
+    root = tmp_path / "store"
+    with FilesKV(root) as kv:
+        kv.namespace("a").set("k", b"old")
+    with FilesKV(root, durability=durability) as kv:
+        assert kv.namespace("a").get("k") == b"old"
+        shutil.rmtree(root)
+        kv.namespace("a").set("more", b"new")
+        assert [kv.namespace("a").get(key) for key in ("k", "more")] == [None, b"new"]
+    with FilesKV(root) as kv:
+        assert dict.fromkeys(kv.keys(("a",))) == {"more": None}
+        assert kv.check() == []
+
+
+@pytest.mark.parametrize("durability", ["fsync", "os"])
+def test_what_was_removed_is_closed_without_a_word(tmp_path: Path, durability: Literal["fsync", "os"]) -> None:
+    root = tmp_path / "store"
+    with FilesKV(root, durability=durability) as kv:
+        kv.namespace("a").set("k", b"old")
+        kv.namespace("b").set("k", b"old")
+        shutil.rmtree(root)
+    assert not root.exists()
 
 
 def test_states_in_a_directory_that_was_removed_are_saved_one_at_a_time(tmp_path: Path) -> None:

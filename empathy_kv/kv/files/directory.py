@@ -124,8 +124,8 @@ class Directory:
     def write(self, batch: Batch) -> list[Reply]:
         """Execute a batch that writes, as one durable commit."""
         try:
-            if self._view.journal.descriptor == _NONE:
-                self._make()
+            if self._view.journal.descriptor == _NONE or self._lock.shut:
+                self._make()  # Somebody may have removed what was only read here until now.
             if not self._durable and batch.token is None and type(batch.operations[0]) is not Settle:
                 return self._apply(batch)
             return self._share(batch)
@@ -406,6 +406,8 @@ class Directory:
         with disk.translated(self.path):
             with view.mutex:
                 view.catch_up()
+                if journal.descriptor != _NONE and not self.exists:
+                    view.restart()  # It was removed, and what was written to it with it.
                 if journal.descriptor == _NONE:
                     return
                 expiring = journal.refusal is None and sweep.due(view.table, now())

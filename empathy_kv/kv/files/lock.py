@@ -113,6 +113,11 @@ class Lock:
         finally:
             self._threads.release()
 
+    @property
+    def shut(self) -> bool:
+        """Whether the next hold has to open the file."""
+        return self._descriptor == disk.NONE
+
     def reopen(self) -> None:
         """Forget a lock file that was removed, so that the next hold is one of the file that is there."""
         with self._threads:
