@@ -43,6 +43,8 @@ class AsyncPatternLibrary(Settings, Asynchronous):
     remove_patterns = PatternLibrary.remove_patterns
     find_patterns = PatternLibrary.find_patterns
     query_patterns = PatternLibrary.query_patterns
+    update_pattern = PatternLibrary.update_pattern
+    repair = PatternLibrary.repair
     record_pattern_outcome = PatternLibrary.record_pattern_outcome
     link_patterns = PatternLibrary.link_patterns
     get_related_patterns = PatternLibrary.get_related_patterns

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final, Protocol
 
+from attrs import evolve
 from msgspec.structs import replace
 
 from empathy_kv.codec import codec, json_value
@@ -27,7 +28,7 @@ from empathy_kv.index import SORTS, Held, Index, links
 from empathy_kv.kv.interface import Engine, Steps, method, run
 from empathy_kv.kv.operations import boolean, integer, number, octets, text
 from empathy_kv.matching import Question
-from empathy_kv.records import MAX_ID, Pattern, PatternMatch, now
+from empathy_kv.records import MAX_ID, PROVEN, Pattern, PatternMatch, now
 
 _CODEC: Final = codec(Pattern)
 
@@ -72,8 +73,14 @@ class Patterns(Protocol):
     def bump(self, pattern_id: str, success: bool, at: datetime) -> Steps[None]:
         """Count an outcome; `PatternNotFoundError` if the pattern is not there."""
 
+    def update(self, pattern: Pattern) -> Steps[None]:
+        """Let a pattern say what this one does, as `updated` has it; `PatternNotFoundError` if it is not there."""
+
     def link(self, pairs: Sequence[tuple[str, str]]) -> Steps[None]:
         """Link patterns both ways; `PatternNotFoundError` if one is not there."""
+
+    def repair(self) -> Steps[int]:
+        """Find the patterns again that are there and that the library has lost; return how many."""
 
 
 def missing(pattern_id: str) -> PatternNotFoundError:
@@ -95,6 +102,27 @@ def encoded(pattern: Pattern) -> bytes:
         return octets(_CODEC.encode(pattern), "pattern")
     except CodecError as error:
         raise CodecError(f"pattern {pattern.id!r}: {error}", path=error.path, argument="pattern") from error
+
+
+def updated(held: Held, pattern: Pattern) -> bytes:
+    """Return the document of a pattern that says something else: what happened to it stays as it was.
+
+    That is how often it was used and with which outcome, when it was found and last used; and its confidence, where its
+    uses have decided about that.
+    """
+    contributed = _CODEC.decode(held.document)
+    proven = held.pattern().usage_count >= PROVEN
+    return encoded(
+        evolve(
+            pattern,
+            confidence=contributed.confidence if proven else pattern.confidence,
+            usage_count=contributed.usage_count,
+            success_count=contributed.success_count,
+            failure_count=contributed.failure_count,
+            discovered_at=contributed.discovered_at,
+            last_used=contributed.last_used,
+        )
+    )
 
 
 class LocalPatterns:
@@ -147,6 +175,16 @@ class LocalPatterns:
             self.index.put(
                 replace(held, succeeded=held.succeeded + success, failed=held.failed + (not success), last_used=at)
             )
+
+    def update(self, pattern: Pattern) -> Steps[None]:
+        yield from ()
+        with self.index.lock:
+            held = self._require(pattern.id)
+            self.index.put(replace(held, document=updated(held, pattern)))
+
+    def repair(self) -> Steps[int]:
+        yield from ()
+        return 0
 
     def link(self, pairs: Sequence[tuple[str, str]]) -> Steps[None]:
         yield from ()
@@ -203,10 +241,7 @@ class PatternRules:
         seen: dict[str, None] = {}
         for agent_id, pattern in _pairs(contributions, "contributions"):
             _agent(agent_id)
-            if not isinstance(pattern, Pattern):
-                raise ArgumentTypeError(f"pattern must be a Pattern, not {type(pattern).__name__}", argument="pattern")
-            text(pattern.agent_id, "pattern.agent_id", MAX_ID)
-            if text(pattern.id, "pattern.id", MAX_ID) in seen:
+            if _pattern(pattern).id in seen:
                 raise taken(pattern.id)
             seen[pattern.id] = None
         for one, other in _pairs(links, "links"):
@@ -229,6 +264,15 @@ class PatternRules:
         text(pattern_id, "pattern_id", MAX_ID)
         held = yield from self.patterns.get(pattern_id, self._allowed(max_staleness))
         return None if held is None else held.pattern()
+
+    def update_pattern(self, pattern: Pattern) -> Steps[None]:
+        """Let the pattern with this id say what this one does. `PatternNotFoundError` if it is not there.
+
+        Its place, its contributor, its links, and what was recorded of it stay: a pattern that `get_pattern` gave can
+        be changed and given here, while others record outcomes of it. From five uses on its confidence stays, too.
+        """
+        encoded(_pattern(pattern))  # What cannot be stored is refused before anything is asked.
+        yield from self.patterns.update(pattern)
 
     def remove_pattern(self, pattern_id: str) -> Steps[bool]:
         """Remove a pattern with its links and return whether it was there; removing twice is no error."""
@@ -363,11 +407,28 @@ class PatternRules:
         with index.lock:
             return index.contributions()
 
+    def repair(self) -> Steps[int]:
+        """Find the patterns again that are in the store, and that the library has lost; return how many.
+
+        So it is where a file in which the library keeps the order of its patterns was damaged or deleted. They come
+        after the others, by when they were discovered. Where nothing is lost it changes nothing.
+        """
+        found = yield from self.patterns.repair()
+        return found
+
     def get_links(self, *, max_staleness: float | None = None) -> Steps[list[tuple[str, str]]]:
         """Return each link once, as a pair of ids."""
         index = yield from self._pull(max_staleness)
         with index.lock:
             return links(index)
+
+
+def _pattern(value: Any) -> Pattern:
+    if not isinstance(value, Pattern):
+        raise ArgumentTypeError(f"pattern must be a Pattern, not {type(value).__name__}", argument="pattern")
+    text(value.agent_id, "pattern.agent_id", MAX_ID)
+    text(value.id, "pattern.id", MAX_ID)
+    return value
 
 
 def _agent(agent_id: str) -> None:
@@ -489,6 +550,7 @@ class PatternLibrary(Settings):
     contribute_patterns = method(PatternRules.contribute_patterns)
     restore = method(PatternRules.restore)
     get_pattern = method(PatternRules.get_pattern)
+    update_pattern = method(PatternRules.update_pattern)
     remove_pattern = method(PatternRules.remove_pattern)
     remove_patterns = method(PatternRules.remove_patterns)
     find_patterns = method(PatternRules.find_patterns)
@@ -502,6 +564,7 @@ class PatternLibrary(Settings):
     get_agent_contributions = method(PatternRules.get_agent_contributions)
     get_links = method(PatternRules.get_links)
     snapshot = method(PatternRules.snapshot)
+    repair = method(PatternRules.repair)
 
     @property
     def patterns(self) -> PatternView:

@@ -27,9 +27,10 @@ from typing import Final, TypeAlias
 
 from attrs import define
 
-from empathy_kv.errors import CheckError
+from empathy_kv.codec import codec
+from empathy_kv.errors import CheckError, DamagedError
 from empathy_kv.index import Held, Index
-from empathy_kv.kv.interface import Steps
+from empathy_kv.kv.interface import Keys, Steps
 from empathy_kv.kv.operations import (
     PAGE,
     Batch,
@@ -37,12 +38,14 @@ from empathy_kv.kv.operations import (
     Delete,
     Exists,
     Get,
+    HGet,
     HGetAll,
     HIncrBy,
     HSet,
     Operation,
     Reply,
     Set,
+    Version,
     ZAppend,
     ZCard,
     ZRange,
@@ -52,12 +55,14 @@ from empathy_kv.kv.operations import (
     ZTrim,
     pages,
 )
-from empathy_kv.pattern_library import Contribution, Progress, encoded, missing, taken
+from empathy_kv.pattern_library import Contribution, Progress, encoded, missing, taken, updated
+from empathy_kv.records import Pattern
 
 NAMESPACE: Final = ("patterns",)
 _FEED: Final = 100_000
 """How many changed ids the feed keeps; a worker that slept through more loads the library afresh."""
 
+_CODEC: Final = codec(Pattern)
 _ASK: Final = Batch.of(NAMESPACE, Get("stamp"))
 
 Place: TypeAlias = tuple[bytes | None, float]
@@ -157,6 +162,9 @@ class SharedPatterns:
         epoch, stamp, last, total, page = yield Batch(
             NAMESPACE, (Get("epoch"), Get("stamp"), ZRange("changes", -1, -1), ZCard("order"), _page(-math.inf))
         )
+        if last and not page:
+            changed = yield Batch.of(NAMESPACE, ZRange("changes", -PAGE, -1))
+            require_none((yield Batch(NAMESPACE, asked_for(changed[0]))), changed[0])
         index = Index()
         done = 0
         while page:
@@ -254,6 +262,46 @@ class SharedPatterns:
         except CheckError as error:
             raise missing(pattern_id) from error
 
+    def update(self, pattern: Pattern) -> Steps[None]:
+        key = f"p:{pattern.id}"
+        while True:
+            fields, order, version = yield Batch(
+                NAMESPACE, (HGetAll(key), ZScore("order", pattern.id.encode()), Version("stamp"))
+            )
+            held = held_of(pattern.id, fields, order)
+            if held is None:
+                raise missing(pattern.id)
+            write = HSet(key, {"doc": updated(held, pattern)})
+            try:
+                # A hash has no version. Whoever changes any pattern changes the stamp.
+                yield from self._write((write, *_changed(pattern.id.encode())), [Check(key), Check("stamp", version)])
+            except CheckError:
+                continue
+            return
+
+    def repair(self) -> Steps[int]:
+        broken = False
+        for look in (ZCard("order"), ZCard("changes"), Get("epoch"), Get("stamp")):
+            try:
+                yield Batch.of(NAMESPACE, look)
+            except DamagedError:
+                broken = True
+                yield Batch.of(NAMESPACE, Delete(look.key))
+        lost: list[tuple[datetime, str]] = []
+        keys: list[str] = yield Keys(NAMESPACE)
+        for page in pages([key.removeprefix("p:") for key in keys if key.startswith("p:")]):
+            scores = yield Batch(NAMESPACE, [ZScore("order", pattern_id.encode()) for pattern_id in page])
+            ids = [pattern_id for pattern_id, score in zip(page, scores, strict=True) if score is None]
+            documents = (yield Batch(NAMESPACE, [HGet(f"p:{pattern_id}", "doc") for pattern_id in ids])) if ids else []
+            lost += ((_CODEC.decode(doc).discovered_at, i) for i, doc in zip(ids, documents, strict=True) if doc)
+        for page in pages([pattern_id for _, pattern_id in sorted(lost)]):
+            members = [pattern_id.encode() for pattern_id in page]
+            yield from self._write((ZAppend("order", members), *_changed(*members)))
+        if broken or lost:
+            # What others know of the feed may not be true of this one: they load the library afresh.
+            yield Batch.of(NAMESPACE, Set("epoch", secrets.token_hex(8).encode()))
+        return len(lost)
+
     def link(self, pairs: Sequence[tuple[str, str]]) -> Steps[None]:
         for page in pages(pairs):
             ends = [(a, b) for one, other in page for a, b in ((one, other), (other, one))]
@@ -273,15 +321,38 @@ def _changed(*ids: bytes) -> tuple[Operation, ...]:
     return ZAppend("changes", ids), ZTrim("changes", _FEED), Set("stamp", secrets.token_bytes(8))
 
 
+def unlisted(pattern_id: str) -> DamagedError:
+    """Return the error of a library that has lost the order of its patterns, of which one is certainly there."""
+    return DamagedError(
+        f"the pattern {pattern_id!r} is in the store, and missing in the order of the library, which is damaged: "
+        "patterns.repair() finds it again",
+        path="patterns/order",
+    )
+
+
+def asked_for(changed: Sequence[tuple[bytes, float]]) -> list[Operation]:
+    """Return what asks which of the patterns that changed last are there, for `require_none`."""
+    return [Exists(f"p:{member.decode()}") for member, _ in changed]
+
+
+def require_none(there: Sequence[bool], changed: Sequence[tuple[bytes, float]]) -> None:
+    """Raise unless a library without patterns, from which some of them were removed last, has none."""
+    for exists, (member, _) in zip(there, changed, strict=True):
+        if exists:
+            raise unlisted(member.decode())
+
+
 def _page(first: float) -> ZRangeByScore:
     """Ask for the next ids in the order of contribution: by place, since ranks move when one is removed meanwhile."""
     return ZRangeByScore("order", first, limit=PAGE)
 
 
 def held_of(pattern_id: str, fields: Mapping[str, bytes], order: float | None) -> Held | None:
-    """Return a pattern of the store with what was recorded since it was contributed."""
-    if "doc" not in fields or order is None:
+    """Return a pattern of the store with what was recorded since it was contributed, None if it is not there."""
+    if "doc" not in fields:
         return None
+    if order is None:
+        raise unlisted(pattern_id)
     last_used = fields.get("last_used")
     return Held(
         pattern_id,

@@ -11,6 +11,7 @@ because the first was interrupted comes out the same.
 from __future__ import annotations
 
 import contextlib
+import math
 import secrets
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, TypeAlias
@@ -40,7 +41,7 @@ from empathy_kv.kv.snapshots import Snapshot
 from empathy_kv.records import LEVELS, CollaborationState, Pattern
 from empathy_kv.shared_metrics import SHARDS, STORE, at_level, at_levels, counters, entry, numbered, shard_of, totals_of
 from empathy_kv.shared_patterns import NAMESPACE as PATTERNS
-from empathy_kv.shared_patterns import held_of
+from empathy_kv.shared_patterns import asked_for, held_of, require_none
 from empathy_kv.snapshot_lines import (
     Figures,
     Ids,
@@ -161,10 +162,12 @@ class KVContents:
 
 
 def _everything(snapshot: Snapshot, shards: int) -> Iterator[_Draft]:
-    first = -float("inf")
+    first = -math.inf
     while True:
         ((page,),) = snapshot.several([Batch.of(PATTERNS, ZRangeByScore("order", first, limit=_ORDER))])
         if not page:
+            if first == -math.inf:
+                _require_no_patterns(snapshot)
             break
         yield from _patterns(snapshot, [(member.decode(), order) for member, order in page])
         first = page[-1][1] + 1
@@ -174,6 +177,14 @@ def _everything(snapshot: Snapshot, shards: int) -> Iterator[_Draft]:
         ((began, ended),) = snapshot.several([Batch(shard, (ZRange("first"), ZRange("last")))])
         last = {member[2:]: at for member, at in ended}  # Without the level; of several, the latest comes last.
         yield from _users(snapshot, shard, [(member.decode(), at, last.get(member)) for member, at in began])
+
+
+def _require_no_patterns(snapshot: Snapshot) -> None:
+    """Raise if a library that has no order has patterns: a snapshot without them would be taken for all there is."""
+    ((changed,),) = snapshot.several([Batch.of(PATTERNS, ZRange("changes", -_TOGETHER, -1))])
+    if changed:
+        (there,) = snapshot.several([Batch(PATTERNS, asked_for(changed))])
+        require_none(there, changed)
 
 
 def _patterns(snapshot: Snapshot, places: Sequence[tuple[str, float | None]]) -> Iterator[_Draft]:

@@ -31,7 +31,7 @@ _LIST: Final = ", ".join(COLUMNS)
 _MARKS: Final = ", ".join("?" * len(COLUMNS))
 
 INSERT: Final = f"INSERT INTO patterns ({_LIST}) VALUES ({_MARKS})"
-_UPDATE: Final = f"UPDATE patterns SET ({_LIST}, updated_at) = ({_MARKS}, CURRENT_TIMESTAMP) WHERE id = ?"
+UPDATE: Final = f"UPDATE patterns SET ({_LIST}, updated_at) = ({_MARKS}, CURRENT_TIMESTAMP) WHERE id = ?"
 CONTRIBUTE: Final = """INSERT INTO pattern_contributions (pattern_id, position, agent_id, extra) VALUES (?, ?, ?, ?)
 ON CONFLICT (pattern_id)
 DO UPDATE SET position = excluded.position, agent_id = excluded.agent_id, extra = excluded.extra"""
@@ -125,7 +125,7 @@ def _equalize(
     ]
     before_links = set(linked)
     yield (
-        Many(_UPDATE, changed),
+        Many(UPDATE, changed),
         Many(CONTRIBUTE, contributions),
         Many(_UNLINK, before_links - pairs),
         Many(LINK, sorted(pairs - before_links)),

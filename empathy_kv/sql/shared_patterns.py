@@ -14,16 +14,17 @@ from datetime import datetime
 from typing import Final, TypeAlias
 
 from attrs import define
+from msgspec.structs import replace
 
 from empathy_kv.errors import CounterOverflowError, NotApplied, OutcomeUnknown
 from empathy_kv.index import Held, Index
 from empathy_kv.kv.interface import Steps
 from empathy_kv.kv.operations import INTEGER_MAX, pages
-from empathy_kv.pattern_library import Contribution, Progress, encoded, missing, taken
-from empathy_kv.records import PROVEN
+from empathy_kv.pattern_library import Contribution, Progress, encoded, missing, taken, updated
+from empathy_kv.records import PROVEN, Pattern
 from empathy_kv.sql.database import Many, Replies, Row, Statement, Transaction
 from empathy_kv.sql.pattern_rows import COLUMNS, as_rows, from_row
-from empathy_kv.sql.patterns import IN_ORDER, INSERT, REMOVE, SELECT
+from empathy_kv.sql.patterns import IN_ORDER, INSERT, REMOVE, SELECT, UPDATE
 from empathy_kv.sql.schema import LIBRARY, timestamp
 
 _FEED: Final = 100_000
@@ -258,6 +259,20 @@ class SQLPatterns:
             )
 
         yield from self._write(Transaction(LIBRARY, ((_COUNTED, (pattern_id,)),), then, lock=_LOCK))
+
+    def update(self, pattern: Pattern) -> Steps[None]:
+        def then(replies: Replies) -> Generator[Sequence[Statement], Replies, None]:
+            if not replies[0]:
+                raise missing(pattern.id)
+            held = from_row(replies[0][0], 1, _SOURCE)
+            ((row, agent, extra),) = as_rows([replace(held, document=updated(held, pattern))])
+            yield ((UPDATE, (*row, pattern.id)), (CONTRIBUTE, (pattern.id, agent, extra)))
+
+        yield from self._write(Transaction(LIBRARY, ((_ONE, (pattern.id,)),), then, lock=_LOCK))
+
+    def repair(self) -> Steps[int]:
+        yield from ()
+        return 0  # A table has its rows, whatever became of others.
 
     def link(self, pairs: Sequence[tuple[str, str]]) -> Steps[None]:
         for page in pages(pairs):

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from empathy_kv import shared_patterns
 from empathy_kv.codec import codec
-from empathy_kv.errors import CodecError, LimitError, PatternExistsError, PatternNotFoundError
+from empathy_kv.errors import ArgumentTypeError, CodecError, LimitError, PatternExistsError, PatternNotFoundError
 from empathy_kv.kv import operations
 from empathy_kv.kv.memory import MemoryKV
 from empathy_kv.kv.operations import HGetAll, ZRangeByScore
@@ -50,7 +50,7 @@ def ids(patterns: list[Pattern]) -> list[str]:
     return [each.id for each in patterns]
 
 
-# Contributing, getting, removing
+# Contributing, getting, updating, removing
 
 
 def test_a_contributed_pattern_is_got_back_field_by_field(library: PatternLibrary) -> None:
@@ -73,6 +73,56 @@ def test_a_contributed_pattern_is_got_back_field_by_field(library: PatternLibrar
     )
     library.contribute_pattern("agent_1", whole)
     assert library.get_pattern("pat_123") == whole
+
+
+def test_an_updated_pattern_says_something_else_and_what_happened_to_it_stays(library: PatternLibrary) -> None:
+    discovered = datetime(2025, 1, 15, tzinfo=UTC)
+    for name in ("before", "p", "after"):
+        library.contribute_pattern(
+            "contributor", pattern(name, context={"k": 1}, usage_count=1, success_count=1, discovered_at=discovered)
+        )
+    library.link_patterns("p", "after")
+    library.record_pattern_outcome("p", False)
+    (old, *_) = (match.pattern for match in library.find_patterns({"k": 1}) if match.pattern.id == "p")
+    new = pattern("p", agent_id="other", name="new", context={"k": 2}, tags=["t"], confidence=0.75, extra={"x": 1})
+    library.update_pattern(new)
+    assert library.get_pattern("p") == evolve(
+        new, usage_count=2, success_count=1, failure_count=1, discovered_at=discovered, last_used=old.last_used
+    )
+    assert [match.pattern.id for match in library.find_patterns({"k": 2})] == ["p"]
+    assert [match.pattern.id for match in library.find_patterns({"k": 1})] == ["before", "after"]
+    assert list(library.patterns) == ["before", "p", "after"]
+    assert library.agent_contributions == {"contributor": ["before", "p", "after"]}
+    assert ids(library.get_related_patterns("p")) == ["after"]
+    library.record_pattern_outcome("p", True)
+    assert library.get_library_stats()["total_usage"] == 5
+
+
+def test_what_a_pattern_was_when_it_was_got_does_not_undo_what_happened_since(library: PatternLibrary) -> None:
+    library.contribute_pattern("a", pattern())
+    got = library.get_pattern("p")
+    assert got is not None
+    for success in (True, True, True, True, False):
+        library.record_pattern_outcome("p", success)
+    library.update_pattern(evolve(got, description="better"))
+    now = library.get_pattern("p")
+    assert now is not None
+    assert (now.description, now.usage_count, now.success_count, now.confidence) == ("better", 5, 4, 0.8)
+
+
+def test_only_a_pattern_that_is_there_can_be_updated_and_only_by_one_that_can_be_stored(
+    library: PatternLibrary,
+) -> None:
+    with pytest.raises(PatternNotFoundError) as caught:
+        library.update_pattern(pattern("p"))
+    assert caught.value.pattern_id == "p"
+    library.contribute_pattern("a", pattern("p"))
+    before = library.get_pattern("p")
+    with pytest.raises(CodecError, match=r"'p'.*\$\.tags"):
+        library.update_pattern(pattern("p", tags=[1]))
+    with pytest.raises(ArgumentTypeError, match="pattern must be a Pattern, not dict"):
+        library.update_pattern({"id": "p"})  # type: ignore[arg-type]
+    assert library.get_pattern("p") == before
 
 
 def test_what_is_not_there_is_none_and_nothing(library: PatternLibrary) -> None:
@@ -573,6 +623,16 @@ class Naive:
             each.confidence = each.success_count / each.usage_count
         return True
 
+    def update(self, new: Pattern) -> bool:
+        for place, (agent, each) in enumerate(self.patterns):
+            if each.id == new.id:
+                kept = {name: getattr(each, name) for name in ("usage_count", "success_count", "failure_count")}
+                if each.usage_count >= 5:
+                    kept["confidence"] = each.confidence
+                self.patterns[place] = agent, evolve(new, discovered_at=each.discovered_at, **kept)
+                return True
+        return False
+
     def link(self, one: str, other: str) -> bool:
         if self.get(one) is None or self.get(other) is None:
             return False
@@ -652,6 +712,7 @@ steps = st.one_of(
     st.tuples(st.just("contribute"), st.sampled_from(["a", "b"]), patterns()),
     st.tuples(st.just("remove"), st.sampled_from(IDS)),
     st.tuples(st.just("outcome"), st.sampled_from(IDS), st.booleans()),
+    st.tuples(st.just("update"), patterns()),
     st.tuples(st.just("link"), st.sampled_from(IDS), st.sampled_from(IDS)),
     st.tuples(st.just("ask"), finds),
 )
@@ -664,6 +725,8 @@ def _do(library: PatternLibrary, step: tuple[Any, ...]) -> bool:
                 library.contribute_pattern(agent, new)
             case ("remove", id):
                 return library.remove_pattern(id)
+            case ("update", new):
+                library.update_pattern(new)
             case ("outcome", id, success):
                 library.record_pattern_outcome(id, success)
             case ("link", one, other):
@@ -911,6 +974,28 @@ def test_threads_lose_no_outcome(libraries: Library) -> None:
     each = library.get_pattern("p")
     assert each is not None
     assert (each.usage_count, each.success_count, each.failure_count, each.confidence) == (400, 300, 100, 0.75)
+
+
+def test_threads_that_update_and_record_lose_nothing(libraries: Library) -> None:
+    library = libraries()
+    library.contribute_pattern("a", pattern())
+
+    def record() -> None:
+        for _ in range(50):
+            library.record_pattern_outcome("p", True)
+
+    def update() -> None:
+        for number in range(50):
+            library.update_pattern(pattern(description=str(number)))
+
+    threads = [threading.Thread(target=work) for work in (record, record, update, update)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    each = library.get_pattern("p")
+    assert each is not None
+    assert (each.description, each.usage_count, each.success_count, each.confidence) == ("49", 100, 100, 1.0)
 
 
 # What cannot be kept is refused everywhere
