@@ -129,6 +129,34 @@ class Writer:
         return self._tokens.take(named(name))
 
 
+class Doubts:
+    """The tokens of writes that ended here in `OutcomeUnknown`, the latest of them.
+
+    A later call with such a token that does nothing may not say that nothing was done: the earlier one may have been.
+    """
+
+    def __init__(self) -> None:
+        self._tokens: dict[Token, None] = {}
+
+    def __contains__(self, token: Token | None) -> bool:
+        return bool(self._tokens) and token in self._tokens
+
+    def add(self, token: Token | None) -> None:
+        """Note a write whose outcome is not known."""
+        if token is not None:
+            self._tokens[token] = None
+            while len(self._tokens) > _DOUBTS:
+                self._tokens.pop(next(iter(self._tokens)), None)
+
+    def discard(self, token: Token | None) -> None:
+        """Note that the outcome is known."""
+        if self._tokens:
+            self._tokens.pop(token, None)  # type: ignore[arg-type]  # None is none of them
+
+
+_DOUBTS: Final = 10_000
+"""How many are remembered: whoever neither settles nor repeats his writes would fill the memory."""
+
 RESTORING: Final = Batch.of(("store",), Get("restore"))
 """Asks for what says that a restore began; it is taken back when that is finished."""
 

@@ -21,7 +21,14 @@ from typing import Literal, NoReturn
 
 import pytest
 
-from empathy_kv.errors import ArgumentError, DamagedError, LockTimeoutError, StorageError, StoragePermissionError
+from empathy_kv.errors import (
+    ArgumentError,
+    DamagedError,
+    LockTimeoutError,
+    OutcomeUnknown,
+    StorageError,
+    StoragePermissionError,
+)
 from empathy_kv.kv.files import FilesKV, checkpoint, directory, disk, documents, engine, journal, lock, overlay, view
 from empathy_kv.kv.files.directory import Directory
 from empathy_kv.kv.files.overlay import Stamp
@@ -70,6 +77,30 @@ def test_who_asked_before_there_was_anything_sees_what_is_written_then(tmp_path:
         kv.checkpoint()
         assert early.namespace("a").get("k") == b"1"
         assert early.namespace("a").incr("k") == 2
+
+
+def test_a_repetition_that_cannot_look_does_not_say_that_the_write_was_not_applied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: object) -> NoReturn:
+        raise OSError(errno.EIO, "the disk fails")
+
+    with FilesKV(tmp_path, timeout=0.1) as kv:
+        kv.namespace("a").set("k", b"0")
+        batch = Batch(("a",), (IncrBy("n"),), (), kv.token("a"))
+        with monkeypatch.context() as patch:
+            patch.setattr(disk, "sync_data", failing)
+            patch.setattr(checkpoint, "turn", failing)
+            with pytest.raises(OutcomeUnknown):
+                kv.execute(batch)
+        with opened(tmp_path) as other, other._directory(("a",)).still():
+            with pytest.raises(OutcomeUnknown, match="an earlier try may have been applied") as caught:
+                kv.execute(batch)
+            assert caught.value.token == batch.token
+            with pytest.raises(LockTimeoutError):
+                kv.execute(Batch(("a",), (IncrBy("n"),), (), kv.token("a")))
+        assert kv.execute(batch) == [1]
+        assert kv.namespace("a").get("n") == b"1"
 
 
 def test_documents_are_readable_json_after_close(tmp_path: Path) -> None:

@@ -113,6 +113,27 @@ def test_when_no_reply_comes_until_the_deadline_the_outcome_is_unknown_and_can_b
         assert ns.get("counter") == b"2"
 
 
+def test_a_repetition_that_reaches_nobody_does_not_say_that_the_write_was_not_applied(
+    link: Link, redis_server: RedisServer
+) -> None:
+    prefix = f"test-{secrets.token_hex(4)}"
+    with opened(link.port, timeout=0.3, prefix=prefix) as kv, opened(redis_server.port, prefix=prefix) as direct:
+        kv.namespace("a").incr("counter")
+        batch = Batch(("a",), (IncrBy("counter"),), (), kv.token("a"))
+        link.lose = 10**6
+        with pytest.raises(OutcomeUnknown):
+            kv.execute(batch)
+        link.close()
+        for _ in range(2):
+            with pytest.raises(OutcomeUnknown) as caught:
+                kv.execute(batch)
+            assert caught.value.token == batch.token
+        with pytest.raises(UnavailableError):
+            kv.execute(Batch(("a",), (IncrBy("counter"),), (), kv.token("a")))
+        assert direct.execute(batch) == [2]
+        assert direct.namespace("a").get("counter") == b"2"
+
+
 def test_a_batch_that_was_settled_as_not_applied_is_refused_when_it_arrives_late(redis_server: RedisServer) -> None:
     with opened(redis_server.port) as kv:
         ns = kv.namespace("a")

@@ -18,12 +18,14 @@ from empathy_kv.errors import (
     DamagedError,
     EmpathyKVError,
     LockTimeoutError,
+    OutcomeUnknown,
+    StorageError,
 )
 from empathy_kv.kv.files import check, disk
 from empathy_kv.kv.files.directory import Directory
 from empathy_kv.kv.files.names import name
 from empathy_kv.kv.files.view import now
-from empathy_kv.kv.interface import KV, Durability
+from empathy_kv.kv.interface import KV, Doubts, Durability
 from empathy_kv.kv.operations import Batch, Name, Reply, named, number, text
 from empathy_kv.kv.refilling import Filled
 from empathy_kv.kv.snapshots import Moment
@@ -73,6 +75,7 @@ class FilesKV(KV):
         self._base = self._root / name(text(prefix, "prefix", 128))
         self._durable = durability == "fsync"
         self._certain = not self._durable
+        self._doubts = Doubts()
         self._timeout = number(timeout, "timeout", 0.0, 3600.0)
         self._directories: dict[Name, Directory] = {}
         self._left: set[Name] = set()
@@ -93,8 +96,20 @@ class FilesKV(KV):
             directory.used = True
         if not batch.writes:
             return directory.read(batch)
-        replies = directory.write(batch)
+        try:
+            replies = directory.write(batch)
+        except OutcomeUnknown:
+            self._doubts.add(batch.token)
+            raise
+        except (LockTimeoutError, StorageError) as error:
+            # All others come after a look at what was written with the token.
+            if batch.token in self._doubts:
+                raise OutcomeUnknown(
+                    f"an earlier try may have been applied; now: {error}", token=batch.token
+                ) from error
+            raise
         # It is applied: nothing from here on may raise.
+        self._doubts.discard(batch.token)
         if self._directories.get(batch.namespace) is not directory:
             self._left.add(batch.namespace)
         keeper = self._keeper or self._keep()

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from empathy_kv.errors import NotApplied, OutcomeUnknown
-from empathy_kv.kv.interface import Durability
+from empathy_kv.kv.interface import Doubts, Durability
 from empathy_kv.kv.operations import Batch, Get, Name, Reply, Settle, Token, named, number, text
 from empathy_kv.kv.redis.commands import (
     FORMS,
@@ -39,6 +39,7 @@ class Server:
         self.prefix = text(prefix, "prefix", 128)
         self._execution = Execution(topology, number(timeout, "timeout", 0.001, 3600.0), replicas)
         self._layout = functools.lru_cache(maxsize=4096)(functools.partial(Layout, prefix))
+        self._doubts = Doubts()
 
     def execute(self, batch: Batch) -> Talk[list[Reply]]:
         """Do a batch, or nothing of it, and return the replies."""
@@ -104,17 +105,23 @@ class Server:
 
     def _write(self, batch: Batch, layout: Layout, token: Token | None) -> Talk[list[Reply]]:
         call = written(batch, layout, token)
+        call.doubtful = token in self._doubts
         while True:
             try:
                 said = yield from self._execution.perform(call)
                 require_done(said, batch, layout, token)
-                return read(batch, parsed(said))
+            except OutcomeUnknown:
+                self._doubts.add(token)
+                raise
             except NotApplied:
                 if token is None or not call.doubtful:
                     raise
                 # An earlier try may still arrive, and not be refused: it is made void, unless it was applied.
                 if not (yield from self._sealed(token, layout)):
                     raise
+            else:
+                self._doubts.discard(token)
+                return read(batch, parsed(said))
 
     def _sealed(self, token: Token, layout: Layout) -> Talk[bool]:
         try:
@@ -127,6 +134,7 @@ class Server:
     def _settle(self, token: Token, layout: Layout) -> Talk[bool]:
         said = yield from self._execution.perform(settled(token, layout))
         require_done(said, Batch(token.namespace, ()), layout, token)
+        self._doubts.discard(token)
         return bool(said)
 
     def watch(
