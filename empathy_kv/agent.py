@@ -10,8 +10,8 @@ from typing import Any
 from attrs import define, field
 
 from empathy_kv.errors import ArgumentError, ArgumentTypeError, PatternNotFoundError
-from empathy_kv.export import destination
 from empathy_kv.kv.operations import boolean, integer, text
+from empathy_kv.paths import destination
 from empathy_kv.pattern_library import PatternLibrary
 from empathy_kv.records import LEVELS, MAX_ID, CollaborationState, Pattern, level_of
 

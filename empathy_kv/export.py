@@ -6,23 +6,13 @@ import csv
 import io
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from empathy_kv.errors import ArgumentError, ArgumentTypeError
+from empathy_kv.errors import ArgumentError
+from empathy_kv.paths import destination
 from empathy_kv.streams import write
-
-
-def destination(filepath: object, argument: str = "filepath") -> Path:
-    """Return the path of a file to be written or read."""
-    if not isinstance(filepath, (str, os.PathLike)):
-        raise ArgumentTypeError(f"{argument} must be a path, not {type(filepath).__name__}", argument=argument)
-    path = os.fspath(filepath)
-    if isinstance(path, bytes) or not path or "\0" in path or "\ud800" <= max(path) <= "\udfff":
-        raise ArgumentError(f"{argument} must be a path, not {path!r}", argument=argument)
-    return Path(path)
 
 
 def _flat(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from empathy_kv.kv.operations import (
     number,
     text,
 )
+from empathy_kv.paths import destination
 from empathy_kv.records import LEVELS, MAX_ID, Interaction, now, utc
 from empathy_kv.totals import MAX_RESPONSE_TIME, YEARS, Totals
 
@@ -217,7 +218,6 @@ class MetricsCollector:
 
             metrics = KVMetrics(kv.shards, history_limit)
         else:
-            from empathy_kv.export import destination
             from empathy_kv.sql.metrics import SQLMetrics
             from empathy_kv.sql.sqlite import SQLite
 

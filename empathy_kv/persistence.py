@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from empathy_kv.errors import ArgumentTypeError, CodecError
 from empathy_kv.index import Index
 from empathy_kv.metrics import MetricsCollector
+from empathy_kv.paths import destination
 from empathy_kv.pattern_library import LocalPatterns, PatternLibrary, Progress
 from empathy_kv.states import StateManager
 
@@ -35,7 +36,6 @@ class PatternPersistence:
         with how many patterns are written, and of how many.
         """
         from empathy_kv import library_json, streams
-        from empathy_kv.export import destination
 
         _require_library(library)
         streams.write(destination(filepath), library_json.encode(library.snapshot(), _told(progress)))
@@ -49,7 +49,6 @@ class PatternPersistence:
         `$.patterns[3].confidence`. `progress` is called with how many patterns are read, and of about how many.
         """
         from empathy_kv import library_json, streams
-        from empathy_kv.export import destination
 
         path = destination(filepath)
         try:
@@ -116,7 +115,6 @@ def _load(database: Database, progress: Progress | None) -> PatternLibrary:
 
 
 def _sqlite(db_path: object) -> Database:
-    from empathy_kv.export import destination
     from empathy_kv.sql.sqlite import SQLite
 
     # No write-ahead log: a library is one file, to be copied, and to be read where nothing can be written.

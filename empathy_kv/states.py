@@ -16,6 +16,7 @@ from empathy_kv.codec import codec
 from empathy_kv.errors import ArgumentError, ArgumentTypeError, CodecError, StateNotFoundError
 from empathy_kv.kv.interface import KV, Keys, Steps, method, run
 from empathy_kv.kv.operations import Batch, Check, Delete, Get, Set, Version, integer, text
+from empathy_kv.paths import destination
 from empathy_kv.records import MAX_ID, CollaborationState
 
 if TYPE_CHECKING:
@@ -154,7 +155,6 @@ class StateManager:
         if (state_dir is None) == (kv is None):
             raise ArgumentError("give either state_dir or kv", argument="state_dir")
         if kv is None:
-            from empathy_kv.export import destination
             from empathy_kv.kv.files.flat import FlatDirectory
 
             kv = FlatDirectory(destination(state_dir, "state_dir"), NAMESPACE)

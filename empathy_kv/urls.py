@@ -12,10 +12,10 @@ from urllib.parse import unquote, urlsplit
 from attrs import frozen
 
 from empathy_kv.errors import ArgumentError
-from empathy_kv.export import destination
 from empathy_kv.kv.interface import KV
 from empathy_kv.kv.operations import integer, number, text
 from empathy_kv.metrics import HISTORY
+from empathy_kv.paths import destination
 from empathy_kv.store import Store
 
 if TYPE_CHECKING:

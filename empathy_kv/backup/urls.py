@@ -8,7 +8,7 @@ from typing import Final
 
 from empathy_kv.backup.target import Target
 from empathy_kv.errors import ArgumentError
-from empathy_kv.export import destination
+from empathy_kv.paths import destination
 from empathy_kv.urls import directory
 
 _SERVICES: Final = ("s3", "az", "gs")

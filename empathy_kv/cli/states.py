@@ -13,7 +13,7 @@ from empathy_kv.cli.console import Refused, confirm, counted, document, progress
 from empathy_kv.cli.options import HERE, DryRun, Json, Where, Yes, opened, overwriting, required, suited
 from empathy_kv.codec import codec, parse
 from empathy_kv.errors import CodecError, StateNotFoundError
-from empathy_kv.export import destination
+from empathy_kv.paths import destination
 from empathy_kv.records import CollaborationState
 from empathy_kv.states import StateManager
 from empathy_kv.streams import write
