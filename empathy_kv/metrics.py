@@ -75,7 +75,7 @@ def _figures(totals: Totals) -> _Figures:
     count = totals.operations
     return {
         "success_rate": totals.successes / count if count else 0.0,
-        "avg_response_time_ms": totals.microseconds / count / 1000 if count else 0.0,
+        "avg_response_time_ms": totals.mean,
         "p50_response_time_ms": totals.percentile(0.50),
         "p95_response_time_ms": totals.percentile(0.95),
         "p99_response_time_ms": totals.percentile(0.99),

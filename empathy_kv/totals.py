@@ -101,6 +101,12 @@ class Totals:
         if other.last is not None and (self.last is None or other.last >= self.last):
             self.last, self.level = other.last, other.level
 
+    @property
+    def mean(self) -> float:
+        """The mean response time, in milliseconds, of the interactions that have one: a row of others may have none."""
+        timed = sum(self.histogram.values())
+        return self.microseconds / timed / 1000 if timed else 0.0
+
     def percentile(self, share: float) -> float:
         """Return the response time, in milliseconds, that a share of the interactions did not exceed."""
         wanted = math.ceil(share * sum(self.histogram.values()))
