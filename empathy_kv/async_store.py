@@ -78,6 +78,7 @@ class AsyncStateManager(Asynchronous):
     save_state = StateManager.save_state
     load_state = StateManager.load_state
     load_versioned = StateManager.load_versioned
+    record = StateManager.record
     list_users = StateManager.list_users
     delete_state = StateManager.delete_state
 

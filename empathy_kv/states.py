@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Final, Protocol
 from attrs import evolve
 
 from empathy_kv.codec import codec
-from empathy_kv.errors import ArgumentError, ArgumentTypeError, CodecError, StateNotFoundError
+from empathy_kv.errors import ArgumentError, ArgumentTypeError, CheckError, CodecError, StateNotFoundError
 from empathy_kv.kv.interface import KV, Keys, Steps, method, run
-from empathy_kv.kv.operations import Batch, Check, Delete, Get, Set, Version, integer, text
+from empathy_kv.kv.operations import Batch, Check, Delete, Get, Set, Version, boolean, integer, text
 from empathy_kv.paths import destination
 from empathy_kv.records import MAX_ID, CollaborationState
 
@@ -128,6 +128,21 @@ class StateRules:
             raise _missing(user_id)
         return found
 
+    def record(self, user_id: str, success: bool) -> Steps[CollaborationState]:
+        """Record an interaction in a user's state, as `CollaborationState.record` does, and return what it is now.
+
+        Of those who do so at the same moment, each counts. `StateNotFoundError` if none was saved.
+        """
+        boolean(success, "success")
+        while True:
+            state, version = yield from self.load_versioned(user_id)
+            state.record(success)
+            try:
+                yield from self.save_state(user_id, state, expected_version=version)
+            except CheckError:
+                continue  # Somebody saved it meanwhile.
+            return state
+
     def list_users(self) -> Steps[list[str]]:
         """Return the ids of all users with a state, sorted."""
         users = yield from self._states.users()
@@ -173,5 +188,6 @@ class StateManager:
     save_state = method(StateRules.save_state)
     load_state = method(StateRules.load_state)
     load_versioned = method(StateRules.load_versioned)
+    record = method(StateRules.record)
     list_users = method(StateRules.list_users)
     delete_state = method(StateRules.delete_state)

@@ -308,6 +308,39 @@ def test_threads_that_expect_versions_lose_no_update(managers: Callable[[], Stat
     assert mine.load_state("u").interaction_count == 60
 
 
+def test_an_interaction_is_recorded_in_a_state_in_one_step(states: StateManager) -> None:
+    with pytest.raises(StateNotFoundError):
+        states.record("u", True)
+    assert states.list_users() == []
+    states.save_state("u", CollaborationState("u", 0.5, target_level=4, extra={"more": 1}))
+    recorded = states.record("u", True)
+    assert states.record("u", success=False) == states.load_state("u")
+    expected = CollaborationState("u", 0.5, target_level=4)
+    expected.record(True)
+    assert (recorded.trust_level, recorded.current_level) == (expected.trust_level, expected.current_level)
+    expected.record(False)
+    now = states.load_state("u")
+    assert (now.trust_level, now.current_level) == (expected.trust_level, expected.current_level)
+    assert (now.interaction_count, now.success_count, now.failure_count, now.extra) == (2, 1, 1, {"more": 1})
+    with pytest.raises(ArgumentTypeError, match="success must be a bool"):
+        states.record("u", 1)  # type: ignore[arg-type]
+    assert states.load_state("u") == now
+
+
+def test_threads_that_record_in_one_state_lose_nothing(managers: Callable[[], StateManager]) -> None:
+    mine = managers()
+    mine.save_state("u", CollaborationState("u"))
+    threads = [
+        threading.Thread(target=lambda manager=manager: [manager.record("u", True) for _ in range(25)])  # type: ignore[misc]
+        for manager in (mine, mine, managers())
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert mine.load_state("u").interaction_count == 75
+
+
 def test_what_one_worker_saves_or_deletes_the_other_sees_at_once(managers: Callable[[], StateManager]) -> None:
     one, other = managers(), managers()
     assert other.list_users() == []

@@ -211,7 +211,9 @@ def test_rows_that_a_user_inserts_are_counted(path: Path) -> None:
     assert stats["daily_counts"]["2025-01-20"] == 4
     # Of the three that are known.
     assert stats["p50_response_time_ms"] == pytest.approx(20.5, rel=0.04)
-    assert stats["avg_response_time_ms"] == metrics.get_global_stats()["avg_response_time_ms"] == pytest.approx(60.5 / 3)
+    assert (
+        stats["avg_response_time_ms"] == metrics.get_global_stats()["avg_response_time_ms"] == pytest.approx(60.5 / 3)
+    )
     assert [one.level for one in metrics.get_history("ann")] == [5, 1, 2, 3, 4]
 
 
