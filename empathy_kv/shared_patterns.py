@@ -287,20 +287,31 @@ class SharedPatterns:
             except DamagedError:
                 broken = True
                 yield Batch.of(NAMESPACE, Delete(look.key))
-        lost: list[tuple[datetime, str]] = []
-        keys: list[str] = yield Keys(NAMESPACE)
-        for page in pages([key.removeprefix("p:") for key in keys if key.startswith("p:")]):
-            scores = yield Batch(NAMESPACE, [ZScore("order", pattern_id.encode()) for pattern_id in page])
-            ids = [pattern_id for pattern_id, score in zip(page, scores, strict=True) if score is None]
-            documents = (yield Batch(NAMESPACE, [HGet(f"p:{pattern_id}", "doc") for pattern_id in ids])) if ids else []
-            lost += ((_CODEC.decode(doc).discovered_at, i) for i, doc in zip(ids, documents, strict=True) if doc)
-        for page in pages([pattern_id for _, pattern_id in sorted(lost)]):
+        lost = yield from self.lost()
+        found: list[tuple[datetime, str]] = []
+        for page in pages(lost):
+            documents = yield Batch(NAMESPACE, [HGet(f"p:{pattern_id}", "doc") for pattern_id in page])
+            found += ((_CODEC.decode(doc).discovered_at, i) for i, doc in zip(page, documents, strict=True) if doc)
+        for page in pages([pattern_id for _, pattern_id in sorted(found)]):
             members = [pattern_id.encode() for pattern_id in page]
             yield from self._write((ZAppend("order", members), *_changed(*members)))
-        if broken or lost:
+        if broken or found:
             # What others know of the feed may not be true of this one: they load the library afresh.
             yield Batch.of(NAMESPACE, Set("epoch", secrets.token_hex(8).encode()))
-        return len(lost)
+        return len(found)
+
+    def lost(self) -> Steps[list[str]]:
+        """Return the ids of the patterns that are there, and that the order of the library lacks."""
+        lost: list[str] = []
+        keys: list[str] = yield Keys(NAMESPACE)
+        for page in pages(sorted(key.removeprefix("p:") for key in keys if key.startswith("p:"))):
+            asked = [each for i in page for each in (Exists(f"p:{i}"), ZScore("order", i.encode()))]
+            replies = yield Batch(NAMESPACE, asked)
+            # It may have been removed since the keys were told.
+            lost += (
+                i for i, there, place in zip(page, replies[::2], replies[1::2], strict=True) if there and not place
+            )
+        return lost
 
     def link(self, pairs: Sequence[tuple[str, str]]) -> Steps[None]:
         for page in pages(pairs):

@@ -6,11 +6,11 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar
 
 from empathy_kv.collection import Collection
-from empathy_kv.errors import DamagedError
-from empathy_kv.kv.interface import KV, Durability
+from empathy_kv.errors import DamagedError, UnfinishedError
+from empathy_kv.kv.interface import KV, Durability, run
 from empathy_kv.metrics import HISTORY, MetricsCollector
 from empathy_kv.pattern_library import PatternLibrary
-from empathy_kv.shared_patterns import SharedPatterns
+from empathy_kv.shared_patterns import SharedPatterns, unlisted
 from empathy_kv.states import StateManager
 
 if TYPE_CHECKING:
@@ -55,11 +55,20 @@ class Store:
         self.kv.checkpoint()
 
     def check(self) -> list[DamagedError]:
-        """Read a whole store on files and return what is damaged or does not belong there, each with its `path`.
+        """Read a whole store and return what is damaged or does not belong there, each with its `path`.
 
-        It changes nothing. Empty if all is well, and on engines that keep no files.
+        That is every file of a store on files; and, on every engine, patterns that the library has lost, which
+        `patterns.repair()` finds again. It changes nothing. Empty if all is well.
         """
-        return self.kv.check()
+        damage = self.kv.check()
+        try:
+            damage += map(unlisted, run(self.kv, SharedPatterns().lost()))
+        except DamagedError as error:
+            if all(error.path != each.path for each in damage):
+                damage.append(error)
+        except UnfinishedError:
+            pass  # What a restore has not finished is told to whoever uses it.
+        return damage
 
     def settle(self, token: Token | str) -> bool:
         """Return whether the write with this token was applied, which an `OutcomeUnknown` carries; as `KV.settle`."""

@@ -54,7 +54,9 @@ LOOKUPS: dict[str, Callable[[Store], object]] = {
 def test_patterns_that_are_in_no_order_are_not_told_to_be_absent(home: Home, lookup: str) -> None:
     store = home.open()
     filled(store)
+    assert store.check() == []
     store.kv.namespace("patterns").delete("order")
+    assert [str(error).partition(" is ")[0] for error in store.check()] == [f"the pattern 'p{n}'" for n in range(3)]
     fresh = home.open() if home.engine.shares else Store(store.kv)
     with pytest.raises(DamagedError, match=r"repair\(\)") as caught:
         LOOKUPS[lookup](fresh)
@@ -115,6 +117,7 @@ def test_a_file_of_the_bookkeeping_that_is_damaged_or_deleted_costs_no_pattern(
     else:
         document.unlink()
     with connect(f"file:{tmp_path}") as store:
+        assert (store.check() != []) == (damage == "cut" or book == "order")
         assert store.patterns.repair() == (3 if book == "order" else 0)
         assert everything(store.patterns) == before
         store.patterns.contribute_pattern("a", Pattern("new", "a", "t", "n"))
