@@ -32,7 +32,8 @@
     └── ClosedError (RuntimeError)            the store was closed, or belongs to the parent of a fork
 
 A write ends in one of three ways: it returned (it was applied), it raised `OutcomeUnknown`, or it raised
-anything else (this call applied nothing). A `TokenError` is no `NotApplied`: an earlier call with the token may have
+anything else of this tree (this call applied nothing). Who is interrupted or cancelled is not told: the write was done
+wholly, or not at all. A `TokenError` is no `NotApplied`: an earlier call with the token may have
 been applied. All of them can be pickled, so that they cross process borders.
 """
 
