@@ -16,7 +16,7 @@ from typing import Any, Generic, Self, TypeVar
 
 from empathy_kv.collection import CollectionRules
 from empathy_kv.errors import DamagedError
-from empathy_kv.kv.asynchronous import AsyncKV, run
+from empathy_kv.kv.asynchronous import AsyncKV, run, start
 from empathy_kv.kv.interface import Asynchronous, Durability, method
 from empathy_kv.kv.operations import PAGE, Token
 from empathy_kv.metrics import HISTORY, MetricRules, MetricsCollector
@@ -33,7 +33,7 @@ class AsyncPatternLibrary(Settings, Asynchronous):
 
     def __init__(self, kv: AsyncKV) -> None:
         self._rules = PatternRules(SharedPatterns())
-        self._run = functools.partial(run, kv)
+        self._run = functools.partial(start, kv)
 
     contribute_pattern = PatternLibrary.contribute_pattern
     contribute_patterns = PatternLibrary.contribute_patterns
@@ -71,7 +71,7 @@ class AsyncStateManager(Asynchronous):
 
     def __init__(self, kv: AsyncKV) -> None:
         self._rules = StateRules()
-        self._run = functools.partial(run, kv)
+        self._run = functools.partial(start, kv)
 
     save_state = StateManager.save_state
     load_state = StateManager.load_state
@@ -85,7 +85,7 @@ class AsyncMetricsCollector(Asynchronous):
 
     def __init__(self, kv: AsyncKV, history_limit: int = HISTORY) -> None:
         self._rules = MetricRules(KVMetrics(kv.shards, history_limit))
-        self._run = functools.partial(run, kv)
+        self._run = functools.partial(start, kv)
 
     record_interaction = MetricsCollector.record_interaction
     get_user_stats = MetricsCollector.get_user_stats

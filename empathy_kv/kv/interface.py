@@ -599,6 +599,8 @@ def method(function: Callable[Concatenate[Any, P], Steps[R]]) -> Method[P, R]:
     The class that gets it has the rules in `_rules` and the driver in `_run`. That is all a domain class has, so the
     rules stand once for every way of running them: with a driver of coroutines, the same method returns one.
     """
+    # What Python calls it in a TypeError about its arguments: the caller knows no rules.
+    function.__qualname__ = function.__name__
 
     @functools.wraps(function)
     def call(self: Any, *args: P.args, **kwargs: P.kwargs) -> R:
