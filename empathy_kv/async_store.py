@@ -17,7 +17,7 @@ from typing import Any, Generic, Self, TypeVar
 from empathy_kv.collection import CollectionRules
 from empathy_kv.errors import DamagedError
 from empathy_kv.kv.asynchronous import AsyncKV, run, start
-from empathy_kv.kv.interface import Asynchronous, Durability, method
+from empathy_kv.kv.interface import Asynchronous, Bound, Durability, method
 from empathy_kv.kv.operations import PAGE, Token
 from empathy_kv.metrics import HISTORY, MetricRules, MetricsCollector
 from empathy_kv.pattern_library import PatternLibrary, PatternRules, PatternView, Settings
@@ -102,7 +102,7 @@ class AsyncMetricsCollector(Asynchronous):
         await asyncio.to_thread(export, await self._rows(), filepath)
 
 
-class AsyncCollection(Generic[T]):
+class AsyncCollection(Bound, Generic[T]):
     """Documents of one attrs class or dataclass in an event loop; as `Collection`."""
 
     def __init__(self, name: str, kind: type[T], *, kv: AsyncKV) -> None:
@@ -160,7 +160,7 @@ class AsyncCollection(Generic[T]):
             yield item
 
 
-class AsyncStore:
+class AsyncStore(Bound):
     """What `connect_async` returns. Tasks may share it; `await close()`, or use `async with`.
 
     `patterns`, `states` and `metrics` are the domain; `kv` is the engine below, for data of your own. All have the

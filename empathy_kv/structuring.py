@@ -48,7 +48,7 @@ from empathy_kv.json_values import (
     write_timedelta,
     write_uuid,
 )
-from empathy_kv.record_fields import CONSTRAINED, REQUIRED, modernise
+from empathy_kv.record_fields import ARGUMENTS, CONSTRAINED, REQUIRED, modernise
 from empathy_kv.records import CollaborationState, utc
 
 T = TypeVar("T")
@@ -152,8 +152,9 @@ class Structuring(Generic[T]):
     def unstructure(self, record: T) -> dict[str, Any]:
         """Return the JSON object of a record; raise `CodecError` if it holds what cannot be stored."""
         if type(record) is not self._kind:
+            argument = ARGUMENTS.get(self._kind, "record")
             raise ArgumentTypeError(
-                f"record must be a {self._kind.__name__}, not {type(record).__name__}", argument="record"
+                f"{argument} must be a {self._kind.__name__}, not {type(record).__name__}", argument=argument
             )
         try:
             document = self._write(record)

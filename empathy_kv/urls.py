@@ -180,12 +180,12 @@ def _memory(url: str, settings: _Settings) -> KV:  # noqa: ARG001 - as the other
 def _files(url: str, settings: _Settings) -> KV:
     from empathy_kv.kv.files import FilesKV
 
-    return FilesKV(
-        directory(url),
-        durability=settings.durability,
-        timeout=settings.server["timeout"],
-        prefix=settings.server["prefix"],
-    )
+    path = directory(url)
+    timeout, prefix = settings.server["timeout"], settings.server["prefix"]
+    try:
+        return FilesKV(path, durability=settings.durability, timeout=timeout, prefix=prefix)
+    except ArgumentError as error:
+        raise ArgumentError(str(error).replace("root", "target", 1), argument="target") from None
 
 
 def place(url: str) -> Path | None:
