@@ -189,6 +189,7 @@ def test_a_state_is_saved_only_if_it_has_the_expected_version(states: StateManag
     with pytest.raises(CheckError) as caught:
         states.save_state("u", CollaborationState("u", 0.9), expected_version=0)
     assert (caught.value.key, caught.value.expected, caught.value.actual) == ("u", 0, first)
+    assert str(caught.value).endswith(f"'u' has version {first}, and was to be absent: somebody else wrote it")
     second = states.save_state("u", CollaborationState("u", 0.2), expected_version=first)
     assert second != first
     with pytest.raises(CheckError):
