@@ -121,20 +121,22 @@ class Structuring(Generic[T]):
         derived = _derived(kind)
         self._overrides.update(dict.fromkeys(derived, override(omit=True)))
         self._stored = self._known - derived
-        for name in sorted(self._stored):
-            try:
-                for leaf in _leaves(self._types[name]):
-                    _FAST.get_structure_hook(leaf)
-            except cattrs.StructureHandlerNotFoundError as error:
-                raise ArgumentTypeError(
-                    f"kind must have fields that JSON can hold; {kind.__name__}.{name} has the type "
-                    f"{_called(error.type_)}: allowed are {_ALLOWED}",
-                    argument="kind",
-                ) from error
-        self._write: Callable[[T], dict[str, Any]] = make_dict_unstructure_fn(
-            kind, _FAST, _cattrs_include_init_false=True, **self._overrides
-        )
-        self._read = self._reader(_FAST)
+        try:
+            for name in sorted(self._stored):
+                what = f"{kind.__name__}.{name}"
+                for part in (*_leaves(self._types[name]), self._types[name]):
+                    _FAST.get_structure_hook(part)
+            what = kind.__name__
+            self._write: Callable[[T], dict[str, Any]] = make_dict_unstructure_fn(
+                kind, _FAST, _cattrs_include_init_false=True, **self._overrides
+            )
+            self._read = self._reader(_FAST)
+        except cattrs.StructureHandlerNotFoundError as error:
+            raise ArgumentTypeError(
+                f"kind must have fields that JSON can hold; {what} has the type {_called(error.type_)}: "
+                f"allowed are {_ALLOWED}",
+                argument="kind",
+            ) from error
 
     def _reader(self, converter: cattrs.Converter) -> Callable[[Any, type[T]], T]:
         return make_dict_structure_fn(
@@ -282,7 +284,8 @@ def _find(error: BaseException, path: str) -> tuple[str, str]:
 
 _ALLOWED: Final = (
     "str, int, float, bool, None, Any, bytes, datetime, date, time, timedelta, UUID, Decimal, Literal, enums, "
-    "list, tuple, set, frozenset, dict, Sequence, Set and Mapping, unions, attrs classes and dataclasses, of these"
+    "list, tuple, set, frozenset, dict, Sequence, Set and Mapping, attrs classes and dataclasses, of these; and unions "
+    "of those that JSON tells apart"
 )
 
 
@@ -416,7 +419,7 @@ def _differ(written: Any, read: Any, path: str, kinds: _Kinds) -> tuple[str, str
 
 def _a(value: Any) -> str:
     name = type(value).__name__
-    return f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"
+    return f"{'an' if name[0] in 'aeioAEIO' else 'a'} {name}"
 
 
 def _dataclass_fields(kind: type) -> tuple[str, ...]:

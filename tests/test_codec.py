@@ -680,7 +680,19 @@ def test_only_classes_with_fields_have_a_stored_form(kind: Any) -> None:
     assert caught.value.argument == "kind"
 
 
-@pytest.mark.parametrize("kind", [object, complex, Callable, collections.abc.Hashable, Optional[complex]], ids=str)  # noqa: UP045
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *(object, complex, Callable, collections.abc.Hashable, Optional[complex]),  # noqa: UP045
+        *(
+            collections.abc.Iterable[int],
+            UUID | Decimal,
+            list[UUID | Decimal],
+            dict[str, collections.abc.Iterable[int]],
+        ),
+    ],
+    ids=str,
+)
 def test_a_class_with_a_field_that_json_cannot_hold_is_refused_as_a_whole(kind: Any) -> None:
     with pytest.raises(EmpathyKVError) as caught:
         codec(holder(kind))
