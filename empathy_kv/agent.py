@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import os
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -73,8 +74,8 @@ class EmpathyOS:
     """An agent that works with one user.
 
     `pattern_library` is where it looks things up, by default an empty one in memory. `responder` is what answers, for
-    example a call of a model; without one the pattern's own code is the answer. `collaboration_state` may be replaced
-    by one that was saved.
+    example a call of a model; without one the pattern's own code is the answer. It is no `async` function, which nobody
+    would await. `collaboration_state` may be replaced by one that was saved.
     """
 
     collaboration_state: CollaborationState
@@ -96,6 +97,8 @@ class EmpathyOS:
             )
         if responder is not None and not callable(responder):
             raise ArgumentTypeError(f"responder must be callable, not {type(responder).__name__}", argument="responder")
+        if any(map(inspect.iscoroutinefunction, (responder, getattr(responder, "__call__", None)))):  # noqa: B004
+            raise _asynchronous()
         self.pattern_library = PatternLibrary() if pattern_library is None else pattern_library
         self._responder = responder
         state = CollaborationState(user_id, target_level=target_level)
@@ -107,7 +110,10 @@ class EmpathyOS:
         return f"{type(self).__name__}({self.user_id!r}, target_level={self.target_level})"
 
     def interact(self, user_id: str, user_input: str, context: Mapping[str, Any]) -> Response:
-        """Answer the user from the best pattern that fits the context. What the responder raises is passed on."""
+        """Answer the user from the best pattern that fits the context.
+
+        What the responder raises is passed on; `ArgumentTypeError` if what it returns is no str.
+        """
         if text(user_id, "user_id", MAX_ID) != self.user_id:
             raise ArgumentError(
                 f"user_id must be {self.user_id!r}, the user of this agent, not {user_id!r}", argument="user_id"
@@ -118,7 +124,7 @@ class EmpathyOS:
         best = matches[0].pattern if matches else None
         self._used = None if best is None else best.id
         if self._responder is not None:
-            answer = self._responder(user_input, context, best)
+            answer = _require_text(self._responder(user_input, context, best))
         elif best is not None:
             answer = best.code or best.description or best.name
         else:
@@ -141,3 +147,22 @@ class EmpathyOS:
             with contextlib.suppress(PatternNotFoundError):  # It was removed meanwhile: nothing is left to count.
                 self.pattern_library.record_pattern_outcome(used, success)
         self.collaboration_state.record(success)
+
+
+def _require_text(answer: object) -> str:
+    if isinstance(answer, str):
+        return answer
+    if inspect.iscoroutine(answer):
+        answer.close()  # It will not be awaited, and would say so.
+        raise _asynchronous()
+    raise ArgumentTypeError(
+        f"responder must return the answer as a str, not {type(answer).__name__}", argument="responder"
+    )
+
+
+def _asynchronous() -> ArgumentTypeError:
+    return ArgumentTypeError(
+        "responder must be a function that returns a str, not an async one, which nobody would await: let it wait for "
+        "what is asynchronous, as by asyncio.run, and where a loop is running call `interact` in a thread",
+        argument="responder",
+    )

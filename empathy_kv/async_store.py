@@ -16,8 +16,8 @@ from typing import Any, Generic, Self, TypeVar
 
 from empathy_kv.collection import CollectionRules
 from empathy_kv.errors import DamagedError
-from empathy_kv.kv.asynchronous import AsyncKV, run
-from empathy_kv.kv.interface import Asynchronous, Durability, method
+from empathy_kv.kv.asynchronous import AsyncKV, run, start
+from empathy_kv.kv.interface import Asynchronous, Bound, Durability, method
 from empathy_kv.kv.operations import PAGE, Token
 from empathy_kv.metrics import HISTORY, MetricRules, MetricsCollector
 from empathy_kv.pattern_library import PatternLibrary, PatternRules, PatternView, Settings
@@ -33,7 +33,7 @@ class AsyncPatternLibrary(Settings, Asynchronous):
 
     def __init__(self, kv: AsyncKV) -> None:
         self._rules = PatternRules(SharedPatterns())
-        self._run = functools.partial(run, kv)
+        self._run = functools.partial(start, kv)
 
     contribute_pattern = PatternLibrary.contribute_pattern
     contribute_patterns = PatternLibrary.contribute_patterns
@@ -73,7 +73,7 @@ class AsyncStateManager(Asynchronous):
 
     def __init__(self, kv: AsyncKV) -> None:
         self._rules = StateRules()
-        self._run = functools.partial(run, kv)
+        self._run = functools.partial(start, kv)
 
     save_state = StateManager.save_state
     load_state = StateManager.load_state
@@ -88,7 +88,7 @@ class AsyncMetricsCollector(Asynchronous):
 
     def __init__(self, kv: AsyncKV, history_limit: int = HISTORY) -> None:
         self._rules = MetricRules(KVMetrics(kv.shards, history_limit))
-        self._run = functools.partial(run, kv)
+        self._run = functools.partial(start, kv)
 
     record_interaction = MetricsCollector.record_interaction
     get_user_stats = MetricsCollector.get_user_stats
@@ -105,7 +105,7 @@ class AsyncMetricsCollector(Asynchronous):
         await asyncio.to_thread(export, await self._rows(), filepath)
 
 
-class AsyncCollection(Generic[T]):
+class AsyncCollection(Bound, Generic[T]):
     """Documents of one attrs class or dataclass in an event loop; as `Collection`."""
 
     def __init__(self, name: str, kind: type[T], *, kv: AsyncKV) -> None:
@@ -163,7 +163,7 @@ class AsyncCollection(Generic[T]):
             yield item
 
 
-class AsyncStore:
+class AsyncStore(Bound):
     """What `connect_async` returns. Tasks may share it; `await close()`, or use `async with`.
 
     `patterns`, `states` and `metrics` are the domain; `kv` is the engine below, for data of your own. All have the

@@ -14,19 +14,33 @@ import math
 import types
 import typing
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, time, timedelta
+from decimal import Decimal
 from typing import Any, Final, Literal, Union
+from uuid import UUID
 
 import attrs
 import msgspec
 from attrs import frozen
 
-from empathy_kv.json_values import INTEGER_MAX, INTEGER_MIN, MismatchError
+from empathy_kv.json_values import (
+    INTEGER_MAX,
+    INTEGER_MIN,
+    MismatchError,
+    read_decimal,
+    read_time,
+    read_timedelta,
+    read_uuid,
+    write_decimal,
+    write_time,
+    write_timedelta,
+    write_uuid,
+)
 from empathy_kv.record_forms import Form, Int, Json, moment_of, stored_moment
 
 _LEVELS: Final = 16
 """How deep types, and JSON values, may stand in each other here: together they stay below `DEPTH`."""
-_FROZEN: Final = attrs.make_class("_Frozen", (), frozen=True).__setattr__
+FROZEN: Final[Any] = attrs.make_class("_Frozen", (), frozen=True).__setattr__
 """What attrs gives to frozen classes; their constructor does without."""
 
 
@@ -83,8 +97,8 @@ def _constructor(kind: type) -> dict[str, str] | None:
 
 def _assigns(kind: type) -> bool:
     """Return whether a class may do something else with a value that is assigned than keep it."""
-    ours = (object.__setattr__, _FROZEN)
-    return any(vars(base).get("__setattr__", _FROZEN) not in ours for base in kind.__mro__[:-1])
+    ours = (object.__setattr__, FROZEN)
+    return any(vars(base).get("__setattr__", FROZEN) not in ours for base in kind.__mro__[:-1])
 
 
 def _form(kind: type, constructor: dict[str, str], fields: dict[str, _Plain], *, keeps: bool) -> Form:
@@ -188,6 +202,10 @@ _SIMPLE: Final[dict[Any, _Plain]] = {
     float: _Plain(float, _real),
     bool: _Plain(bool, _boolean),
     datetime: _Plain(str, _moment, moment_of),
+    time: _Plain(str, write_time, read_time),
+    timedelta: _Plain(Json, write_timedelta, read_timedelta),
+    UUID: _Plain(str, write_uuid, read_uuid),
+    Decimal: _Plain(str, write_decimal, read_decimal),
     Any: _Plain(Json, _json),
 }
 

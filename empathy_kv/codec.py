@@ -1,19 +1,25 @@
 """Records to JSON bytes and back: the only place that knows the stored form.
 
-==========================  ==================================================================
+==========================  =====================================================================================
 in a class                  in JSON
-==========================  ==================================================================
+==========================  =====================================================================================
 str                         string; a lone surrogate is refused
 int                         number without a fraction, 64 bits; a bool is none
 float                       number, finite; an int is taken
 bool, None                  true, false, null
 datetime                    string, ISO 8601 in UTC, without an offset; read with or without one
+date, time                  string, ISO 8601; a time zone of a time is a fixed offset
+timedelta                   number of seconds; refused if that is not all of it
+UUID, Decimal               string, as `str` has it; NaN and infinities are refused
 dict, list, Any             object, array, any JSON value; at most `DEPTH` deep
+Sequence, Set               array; of a list or a tuple, read as a tuple, and of a set or a frozenset, read as a
+                            frozenset: these types promise no more
 class, enum, set, bytes ... as cattrs' JSON converter has it
-==========================  ==================================================================
+==========================  =====================================================================================
 
 Strict in both directions: a value of another type is refused with the place where it stands (`expected float @
-$.patterns[3].confidence`), and never converted. `empathy_kv.structuring` does that for every class, with cattrs. Our
+$.patterns[3].confidence`), and never converted. A field of a frozen class that its constructor does not take is not
+stored: the constructor makes it again. `empathy_kv.structuring` does that for every class, with cattrs. Our
 own records, as they usually are, go a shorter way (`empathy_kv.record_forms`), which leaves the others to that one; so
 do objects of classes that do nothing but declare their fields (`empathy_kv.class_forms`).
 """

@@ -12,9 +12,10 @@ from datetime import timedelta
 from typing import Final, Generic, TypeVar
 
 from empathy_kv.codec import codec
-from empathy_kv.errors import ArgumentTypeError, CodecError
-from empathy_kv.kv.interface import KV, Several, Steps, run
-from empathy_kv.kv.operations import PAGE, Batch, Check, Delete, Get, Name, Set, Version, pages, seconds, text
+from empathy_kv.errors import ArgumentTypeError, CheckError, CodecError
+from empathy_kv.kv.interface import KV, Bound, Several, Steps, run
+from empathy_kv.kv.operations import PAGE, Batch, Check, Delete, Get, Name, Set, Version, integer, pages, seconds, text
+from empathy_kv.kv.table import refused
 from empathy_kv.records import MAX_ID
 
 T = TypeVar("T")
@@ -56,7 +57,11 @@ class CollectionRules(Generic[T]):
         if expected_version is None:
             replies = yield Batch.of(self.namespace, write)
         else:
-            replies = yield Batch(self.namespace, (write,), (Check(id, expected_version),))
+            check = Check(id, integer(expected_version, "expected_version", 0))
+            try:
+                replies = yield Batch(self.namespace, (write,), (check,))
+            except CheckError as error:
+                raise refused(check, error.actual, "document") from error
         version: int = replies[0]
         return version
 
@@ -97,7 +102,7 @@ class CollectionRules(Generic[T]):
             yield Batch(self.namespace, page)
 
 
-class Collection(Generic[T]):
+class Collection(Bound, Generic[T]):
     """Documents of one attrs class or dataclass in a store, under ids of 1 to 512 bytes of any text."""
 
     def __init__(self, name: str, kind: type[T], *, kv: KV) -> None:

@@ -8,8 +8,10 @@ from __future__ import annotations
 import contextlib
 import enum
 import math
-from datetime import datetime
+from datetime import datetime, time, timedelta, timezone
+from decimal import Decimal, InvalidOperation
 from typing import Any, Final
+from uuid import UUID
 
 import msgspec
 
@@ -91,6 +93,80 @@ def write_datetime(value: Any) -> str:
     if not isinstance(value, datetime):
         raise MismatchError("expected datetime")
     return utc(value).replace(tzinfo=None).isoformat()
+
+
+def write_uuid(value: Any) -> str:
+    if type(value) is not UUID:
+        raise MismatchError("expected UUID")
+    return str(value)
+
+
+def read_uuid(value: Any, _: Any = None) -> UUID:
+    if type(value) is not str:
+        raise MismatchError("expected UUID as a str")
+    with contextlib.suppress(ValueError):
+        read = UUID(value)
+        if str(read) == value.lower():  # What is in braces, or has its dashes elsewhere, is taken by the class.
+            return read
+    raise MismatchError("expected UUID as 12345678-1234-1234-1234-123456789abc")
+
+
+def write_decimal(value: Any) -> str:
+    if type(value) is not Decimal:
+        raise MismatchError("expected Decimal")
+    if not value.is_finite():
+        raise MismatchError("expected finite Decimal")
+    return str(value)
+
+
+def read_decimal(value: Any, _: Any = None) -> Decimal:
+    if type(value) is not str:
+        raise MismatchError("expected Decimal as a str")
+    with contextlib.suppress(InvalidOperation):
+        read = Decimal(value)
+        # The class takes blanks around it, underscores, and the digits of every script.
+        if read.is_finite() and value.isascii() and not any(each in value for each in "_ \t\n\r\f\v"):
+            return read
+    raise MismatchError("expected finite Decimal in digits")
+
+
+def write_time(value: Any) -> str:
+    if type(value) is not time:
+        raise MismatchError("expected time")
+    if value.tzinfo is not None and type(value.tzinfo) is not timezone:
+        raise MismatchError("expected time without a time zone, or with a fixed offset")
+    return value.isoformat()
+
+
+def read_time(value: Any, _: Any = None) -> time:
+    if type(value) is not str:
+        raise MismatchError("expected time as a str")
+    try:
+        return time.fromisoformat(value)
+    except ValueError:
+        raise MismatchError("expected time in ISO 8601") from None
+
+
+def write_timedelta(value: Any) -> float:
+    if type(value) is not timedelta:
+        raise MismatchError("expected timedelta")
+    whole = value.days * 86_400 + value.seconds
+    if not value.microseconds:
+        return whole
+    seconds = value.total_seconds()
+    if timedelta(seconds=seconds) != value:
+        raise MismatchError("expected timedelta whose microseconds a number can tell beside its days")
+    return seconds
+
+
+def read_timedelta(value: Any, _: Any = None) -> timedelta:
+    if type(value) is not int and type(value) is not float:
+        raise MismatchError("expected timedelta as a number of seconds")
+    with contextlib.suppress(OverflowError, ValueError):
+        read = timedelta(seconds=value)
+        if read.total_seconds() == value:
+            return read
+    raise MismatchError("expected timedelta as seconds, down to microseconds")
 
 
 def array_of_strings(value: Any, _: Any = None) -> list[str]:

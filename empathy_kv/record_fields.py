@@ -77,6 +77,9 @@ CONSTRAINED: Final[dict[type, dict[str, _Field]]] = {
 }
 """The fields of our records that are more than their type says: how they are read and written."""
 
+ARGUMENTS: Final[dict[type, str]] = {Pattern: "pattern", CollaborationState: "state"}
+"""What the arguments are called that take our records."""
+
 REQUIRED: Final[dict[type, frozenset[str]]] = {CollaborationState: frozenset({"trust_level"})}
 """Fields that a document must have, although the class has a default."""
 

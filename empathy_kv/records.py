@@ -53,6 +53,14 @@ def _require_outcome(success: object) -> None:
         raise ArgumentTypeError(f"success must be a bool, not {type(success).__name__}", argument="success")
 
 
+def _require_share(trust: object) -> None:
+    if type(trust) not in (float, int) or not 0 <= trust <= 1:  # type: ignore[operator]
+        from empathy_kv.errors import CodecError
+
+        what = "expected float from 0 to 1" if type(trust) in (float, int) else "expected float"
+        raise CodecError(f"{what} @ $.trust_level", path="$.trust_level", argument="trust_level")
+
+
 @define
 class Pattern:
     """A reusable solution, and how often it helped.
@@ -127,13 +135,20 @@ def level_of(trust: float, target: int) -> int:
     return max(1, min(target, math.floor(trust * 5)))
 
 
+class _Usual(int):
+    """A level that nobody gave. It stands before the target in the constructor, which is not known there yet."""
+
+
 @define
 class CollaborationState:
-    """How far a user and an agent trust each other. `trust_level` is within 0..1, the levels within 1..5."""
+    """How far a user and an agent trust each other. `trust_level` is within 0..1, the levels within 1..5.
+
+    `current_level` begins at 2, or at a `target_level` below that.
+    """
 
     user_id: str = ""
     trust_level: float = 0.5
-    current_level: int = 2
+    current_level: int = _Usual(2)
     target_level: int = 3
     interaction_count: int = 0
     success_count: int = 0
@@ -142,14 +157,24 @@ class CollaborationState:
     created_at: datetime = field(factory=now, converter=_utc)
     extra: dict[str, Any] = field(factory=dict, kw_only=True)
 
+    def __attrs_post_init__(self) -> None:
+        if type(self.current_level) is _Usual:
+            # What is no level is refused when the state is stored, as all that is wrong in it.
+            below = type(self.target_level) is int and self.target_level < self.current_level
+            self.current_level = max(LEVELS[0], self.target_level) if below else int(self.current_level)
+
     @property
     def success_rate(self) -> float:
         """The share of interactions that succeeded, 0.0 if there were none."""
         return self.success_count / self.interaction_count if self.interaction_count else 0.0
 
     def record(self, success: bool, at: datetime | None = None) -> None:
-        """Count one interaction: trust moves by +0.05 or -0.10 within 0..1, and the level with it."""
+        """Count one interaction: trust moves by +0.05 or -0.10 within 0..1, and the level with it.
+
+        `CodecError` if it is not within 0..1 before, as for storing such a state.
+        """
         _require_outcome(success)
+        _require_share(self.trust_level)
         self.interaction_count += 1
         if success:
             self.success_count += 1

@@ -25,6 +25,7 @@ from empathy_kv.snapshot_lines import (
     PatternItem,
     Record,
     StateItem,
+    bare,
     checked,
     end_line,
     header,
@@ -71,11 +72,13 @@ class Contents(Protocol):
 def dump(store: Store, *, progress: Progress | None = None) -> Lines:
     """Yield everything that a store holds, as it was at one moment, while others write; a line at a time.
 
-    The lines have no end of their own (`b"\\n"`). The moment is the same for patterns, states and metrics, whatever
-    their namespaces: on files, and on servers, those who write are kept waiting for it for some milliseconds; a
-    database shows what was committed. What is read goes through a temporary file (TMPDIR), nearly as large as the
-    stream, so nobody waits for whoever consumes it; on files no checkpoints are made until it is read. In memory are
-    the ids, the links, and one user's interactions at a time. Closing the generator lets go of everything.
+    The lines have no end of their own. In a file each needs one: `file.writelines(line + b"\\n" for line in
+    dump(store))` writes what `restore(store, file)` reads, the file opened as "wb" and "rb". The moment is the same for
+    patterns, states and metrics, whatever their namespaces: on files, and on servers, those who write are kept waiting
+    for it for some milliseconds; a database shows what was committed. What is read goes through a temporary file
+    (TMPDIR), nearly as large as the stream, so nobody waits for whoever consumes it; on files no checkpoints are made
+    until it is read. In memory are the ids, the links, and one user's interactions at a time. Closing the generator
+    lets go of everything.
 
     `UnfinishedError` if the store holds a part of a snapshot, `DamagedError` or `CodecError` if something that it holds
     cannot be read: then there is no last line.
@@ -146,9 +149,10 @@ def _records(counts: Counts) -> int:
 def restore(store: Store, lines: Iterable[bytes], *, replace: bool = False, progress: Progress | None = None) -> Counts:
     """Make what a stream of `dump` holds all that a store holds, and return how much that is: all of it, or nothing.
 
-    All lines are read and checked before anything is written; they wait in a temporary file. `CodecError`, with `line`
-    and `path`, if one is not as it has to be, or the last is missing. `NotEmptyError` if the store holds patterns,
-    states or metrics, unless they are to be replaced. In each of these cases the store is as it was.
+    The lines may be those of `dump` or of a file that is open as "rb": a `b"\\n"` or `b"\\r\\n"` at the end of a line
+    is none of it. All are read and checked before anything is written; they wait in a temporary file. `CodecError`,
+    with `line` and `path`, if one is not as it has to be, or the last is missing. `NotEmptyError` if the store holds
+    patterns, states or metrics, unless they are to be replaced. In each of these cases the store is as it was.
 
     A database is filled in one transaction. Elsewhere, if the process is killed meanwhile or the disk is full, the
     store holds a part: whoever opens it then is told by an `UnfinishedError`, and a restore, of these or other lines,
@@ -162,7 +166,7 @@ def restore(store: Store, lines: Iterable[bytes], *, replace: bool = False, prog
     with Spool() as spool:
         check = Check(contents.years)
         later: dict[str, list[str]] = {}
-        for line in lines:
+        for line in map(bare, lines):
             record = check.read(line)
             if record is not None:
                 spool.append(checked(record, line))
@@ -211,7 +215,7 @@ def content(lines: Iterable[bytes], *, history_limit: int | None = None) -> Cont
     """
     check = Check()
     sums = Sums(history_limit)
-    for line in lines:
+    for line in map(bare, lines):
         record = check.read(line)
         if record is not None:
             sums.add(record)

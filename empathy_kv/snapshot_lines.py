@@ -13,11 +13,13 @@
         "of": "ada"}
     {"end": {"patterns": 1, "states": 1, "users": 1, "interactions": 2, "sha256": "..."}}
 
-each of them one line. Patterns and states are in the form of their codec. Patterns come in the order of contribution;
-`agent` contributed it, `links` are those before it that it is linked with. A user's figures are followed by the
-interactions that are kept one by one, oldest first, in pieces: when (microseconds since 1970), level, success, response
-time in milliseconds (null: not known), the id that the caller gave. `ids` are those of interactions that are not kept
-any more, but whose ids are. The SHA-256 is that of all lines before the last, each with its end.
+each of them one line. In a file each ends in a newline, which `dump` does not yield and `restore` does not need; one
+that was written as `\\r\\n` is none of the line either. Patterns and states are in the form of their codec. Patterns
+come in the order of contribution; `agent` contributed it, `links` are those before it that it is linked with. A user's
+figures are followed by the interactions that are kept one by one, oldest first, in pieces: when (microseconds since
+1970), level, success, response time in milliseconds (null: not known), the id that the caller gave. `ids` are those of
+interactions that are not kept any more, but whose ids are. The SHA-256 is that of all lines before the last, each with
+`\\n` as its end.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ import msgspec
 from attrs import frozen
 
 from empathy_kv.codec import codec
-from empathy_kv.errors import ArgumentError, CodecError
+from empathy_kv.errors import ArgumentError, ArgumentTypeError, CodecError
 from empathy_kv.kv.operations import INTEGER_MAX, INTEGER_MIN, octets, text
 from empathy_kv.records import MAX_ID, CollaborationState, Pattern, now
 from empathy_kv.totals import MAX_RESPONSE_TIME, Totals, bucket, microseconds
@@ -280,6 +282,21 @@ class _Wrong(ValueError):  # noqa: N818 - what a line is
         self.place = place
 
 
+def bare(line: bytes) -> bytes:
+    """Return a line without its end, if it has one: as `dump` yields it, and no file that it was read from.
+
+    `ArgumentTypeError` if it is no bytes. The text that a file gives which was not opened as "rb" would be taken by the
+    decoder, and nothing be found wrong with it before the checksum is.
+    """
+    if not isinstance(line, bytes):
+        raise ArgumentTypeError(
+            f"lines must be bytes, as of a file that was opened with 'rb', not {type(line).__name__}", argument="lines"
+        )
+    if line.endswith(b"\n"):
+        return line[:-2] if line.endswith(b"\r\n") else line[:-1]
+    return line
+
+
 class Check:
     """Reads the lines of a snapshot in order, and checks each by itself and against those before it.
 
@@ -307,7 +324,10 @@ class Check:
         self._names: set[str] = set()
 
     def read(self, line: bytes) -> Record | None:
-        """Return what a line holds, None of the first and the last; `CodecError` if it is not as it has to be."""
+        """Return what a line holds, None of the first and the last; `CodecError` if it is not as it has to be.
+
+        It comes without its end (see `bare`).
+        """
         self._number += 1
         try:
             record = self._read(line)
@@ -359,6 +379,8 @@ class Check:
         return record
 
     def _read_header(self, line: bytes) -> None:
+        if b"}{" in line:  # Of lines that were written without an end, the first is all of them.
+            raise _Wrong("expected a newline behind it, which each line of a file needs")
         found = _READ_HEADER(line)
         if found.format != FORMAT:
             raise _Wrong(f"expected {FORMAT!r}", "$.format")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Self, TypeVar
 
 from empathy_kv.collection import Collection
 from empathy_kv.errors import DamagedError, UnfinishedError
-from empathy_kv.kv.interface import KV, Durability, run
+from empathy_kv.kv.interface import KV, Bound, Durability, run
 from empathy_kv.metrics import HISTORY, MetricsCollector
 from empathy_kv.pattern_library import PatternLibrary
 from empathy_kv.shared_patterns import SharedPatterns, unlisted
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class Store:
+class Store(Bound):
     """What `connect` returns. Threads may share it; `close` it, or use it as a context manager.
 
     `patterns`, `states` and `metrics` are the domain; `kv` is the engine below, for data of your own. Namespaces whose

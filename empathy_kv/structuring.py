@@ -9,11 +9,16 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import operator
 import re
+import types
 import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from datetime import datetime
-from typing import Any, Final, Generic, NoReturn, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from datetime import datetime, time, timedelta
+from decimal import Decimal
+from typing import Annotated, Any, Final, Generic, Literal, NoReturn, TypeAlias, TypeVar, Union
+from uuid import UUID
 
 import attrs
 import cattrs
@@ -21,6 +26,7 @@ from cattrs.cols import is_mapping
 from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, mapping_structure_factory, override
 from cattrs.preconf.json import configure_converter
 
+from empathy_kv.class_forms import FROZEN
 from empathy_kv.errors import ArgumentTypeError, CodecError
 from empathy_kv.json_values import (
     MismatchError,
@@ -30,11 +36,19 @@ from empathy_kv.json_values import (
     json_value,
     parse,
     read_datetime,
+    read_decimal,
+    read_time,
+    read_timedelta,
+    read_uuid,
     real,
     string,
     write_datetime,
+    write_decimal,
+    write_time,
+    write_timedelta,
+    write_uuid,
 )
-from empathy_kv.record_fields import CONSTRAINED, REQUIRED, modernise
+from empathy_kv.record_fields import ARGUMENTS, CONSTRAINED, REQUIRED, modernise
 from empathy_kv.records import CollaborationState, utc
 
 T = TypeVar("T")
@@ -63,6 +77,15 @@ def _converter(detailed: bool) -> cattrs.Converter:
     )
     converter.register_structure_hook(datetime, read_datetime)
     converter.register_unstructure_hook(datetime, write_datetime)
+    for exact, read, write in (
+        (UUID, read_uuid, write_uuid),
+        (Decimal, read_decimal, write_decimal),
+        (time, read_time, write_time),
+        (timedelta, read_timedelta, write_timedelta),
+    ):
+        # Not as those above, whose hooks serve subclasses too: they would come back as another class.
+        converter.register_structure_hook_func(functools.partial(operator.is_, exact), read)
+        converter.register_unstructure_hook_func(functools.partial(operator.is_, exact), write)
     converter.register_structure_hook_func(lambda kind: kind is Any, json_any)
     converter.register_unstructure_hook_func(lambda kind: kind is Any, json_any)
     return converter
@@ -85,12 +108,8 @@ class Structuring(Generic[T]):
     def __init__(self, kind: type[T]) -> None:
         self._kind = kind
         names = {item.name for item in attrs.fields(kind)} if attrs.has(kind) else set(_dataclass_fields(kind))
-        try:
-            self._types = typing.get_type_hints(kind, include_extras=True)
-        except NameError as error:
-            raise ArgumentTypeError(
-                f"kind must have annotations that can be resolved; in {kind.__name__}, {error}", argument="kind"
-            ) from error
+        self._types = _hints(kind)
+        _resolve(kind)
         self._keeps = self._types.get("extra") == dict[str, Any]
         self._known = frozenset(names - {"extra"} if self._keeps else names)
         self._overrides: dict[str, Any] = {
@@ -99,16 +118,23 @@ class Structuring(Generic[T]):
         }
         if self._keeps:
             self._overrides["extra"] = override(omit=True)
+        derived = _derived(kind)
+        self._overrides.update(dict.fromkeys(derived, override(omit=True)))
+        self._stored = self._known - derived
         try:
-            for leaf in {leaf for name in self._known for leaf in _leaves(self._types[name])}:
-                _FAST.get_structure_hook(leaf)
+            for name in sorted(self._stored):
+                what = f"{kind.__name__}.{name}"
+                for part in (*_leaves(self._types[name]), self._types[name]):
+                    _FAST.get_structure_hook(part)
+            what = kind.__name__
             self._write: Callable[[T], dict[str, Any]] = make_dict_unstructure_fn(
                 kind, _FAST, _cattrs_include_init_false=True, **self._overrides
             )
             self._read = self._reader(_FAST)
         except cattrs.StructureHandlerNotFoundError as error:
             raise ArgumentTypeError(
-                f"kind must have fields that JSON can hold; {kind.__name__} has one of type {error.type_}",
+                f"kind must have fields that JSON can hold; {what} has the type {_called(error.type_)}: "
+                f"allowed are {_ALLOWED}",
                 argument="kind",
             ) from error
 
@@ -128,8 +154,9 @@ class Structuring(Generic[T]):
     def unstructure(self, record: T) -> dict[str, Any]:
         """Return the JSON object of a record; raise `CodecError` if it holds what cannot be stored."""
         if type(record) is not self._kind:
+            argument = ARGUMENTS.get(self._kind, "record")
             raise ArgumentTypeError(
-                f"record must be a {self._kind.__name__}, not {type(record).__name__}", argument="record"
+                f"{argument} must be a {self._kind.__name__}, not {type(record).__name__}", argument=argument
             )
         try:
             document = self._write(record)
@@ -174,14 +201,18 @@ class Structuring(Generic[T]):
             return
         again = self.structure(json_value(parse(data)))
         for name in self._known:
-            place = _differ(getattr(record, name), getattr(again, name), f"$.{name}")
-            if place is not None:
-                raise CodecError(f"expected {_called(self._types[name])} @ {place}", path=place)
+            difference = _differ(getattr(record, name), getattr(again, name), f"$.{name}", _kinds(self._types[name]))
+            if difference is not None:
+                what, place = difference
+                what = f"expected {_called(self._types[name])}{what}"
+                if name not in self._stored:
+                    what = "expected what making the object again gives, of a field that cannot be set"
+                raise CodecError(f"{what} @ {place}", path=place)
 
     def _explain(self, record: T, error: Exception) -> NoReturn:
         """Say where a record holds what cannot be stored: its fields are written one by one."""
         constrained = CONSTRAINED.get(self._kind, {})
-        for name in sorted(self._known):
+        for name in sorted(self._stored):
             value = getattr(record, name)
             try:
                 if name in constrained:
@@ -190,6 +221,8 @@ class Structuring(Generic[T]):
                     _FAST.unstructure(value, unstructure_as=self._types[name])
             except Exception as cause:  # noqa: BLE001 - as above
                 what, place = _find(cause, f"$.{name}")
+                if isinstance(cause, (AttributeError, TypeError)):  # What cattrs called is no method of the value.
+                    what = f"expected {_called(self._types[name])}"
                 if place == f"$.{name}":
                     what, place = self._inside(record, what, place)
                 raise CodecError(f"{what} @ {place}", path=place) from error
@@ -199,7 +232,7 @@ class Structuring(Generic[T]):
     def _inside(self, record: T, what: str, place: str) -> tuple[str, str]:
         """Return what is wrong inside of a field, and where, as far as the reader finds it."""
         try:
-            self._locating_reader({name: _raw(getattr(record, name)) for name in self._known}, self._kind)
+            self._locating_reader({name: _raw(getattr(record, name)) for name in self._stored}, self._kind)
         except Exception as error:  # noqa: BLE001 - as above
             deeper, at = _find(error, "$")
             if at.startswith((f"{place}.", f"{place}[")):
@@ -249,42 +282,144 @@ def _find(error: BaseException, path: str) -> tuple[str, str]:
     return str(error) or type(error).__name__, path
 
 
+_ALLOWED: Final = (
+    "str, int, float, bool, None, Any, bytes, datetime, date, time, timedelta, UUID, Decimal, Literal, enums, "
+    "list, tuple, set, frozenset, dict, Sequence, Set and Mapping, attrs classes and dataclasses, of these; and unions "
+    "of those that JSON tells apart"
+)
+
+
+def _annotations(kind: Any) -> dict[str, Any]:
+    """Return the types of a class's fields; `ArgumentTypeError` if one of them is named that is none."""
+    try:
+        return typing.get_type_hints(kind, include_extras=True)
+    except NameError as error:
+        raise ArgumentTypeError(
+            f"kind must have annotations that can be resolved; in {kind.__name__}, {error}", argument="kind"
+        ) from error
+
+
+_hints: Final[Callable[[Any], dict[str, Any]]] = functools.cache(_annotations)
+
+
+def _resolve(kind: type) -> None:
+    """Put the types of fields in the place of their names, in a class and in those that it is made of.
+
+    cattrs does that for an annotation that is a name as a whole, and takes the "Part" in `list["Part"]` for a type.
+    """
+    left, seen = [kind], set()
+    while left:
+        each = left.pop()
+        if each in seen:
+            continue
+        seen.add(each)
+        hints = _hints(each)
+        if attrs.has(each):
+            attrs.resolve_types(each)
+        else:
+            for item in dataclasses.fields(each):
+                if not isinstance(item.type, str):
+                    item.type = hints[item.name]
+        left += {
+            leaf
+            for hint in hints.values()
+            for leaf in _leaves(hint)
+            if isinstance(leaf, type) and (attrs.has(leaf) or dataclasses.is_dataclass(leaf))
+        }
+
+
+def _derived(kind: Any) -> frozenset[str]:
+    """Return the fields that only the constructor of a frozen class can set, and does so by itself."""
+    if attrs.has(kind):
+        every: Any = attrs.fields(kind)
+        frozen = kind.__setattr__ is FROZEN
+    else:
+        every = dataclasses.fields(kind)
+        frozen = vars(kind)["__dataclass_params__"].frozen
+    return frozenset(item.name for item in every if frozen and not item.init)
+
+
 def _leaves(kind: Any) -> Iterator[Any]:
     """Yield the types that an annotation is made of."""
-    arguments = () if typing.get_origin(kind) in (typing.Literal, Callable) else typing.get_args(kind)
+    origin = typing.get_origin(kind)
+    if origin is Annotated:
+        yield from _leaves(typing.get_args(kind)[0])
+        return
+    arguments = () if origin in (Literal, Callable) else typing.get_args(kind)
     if not arguments:
         yield kind
+    elif attrs.has(origin) or dataclasses.is_dataclass(origin):
+        yield origin
     for argument in arguments:
         if argument is not Ellipsis and argument is not type(None):
             yield from _leaves(argument)
 
 
 def _called(kind: Any) -> str:
+    if kind is Any:
+        return "a JSON value"
     return kind.__name__ if isinstance(kind, type) and not typing.get_args(kind) else str(kind)
 
 
-def _differ(written: Any, read: Any, path: str) -> str | None:
-    """Return where what was read is not what was written, None if it is."""
+_Kinds: TypeAlias = tuple[Any, ...]
+"""The types that a value may have where it stands."""
+
+
+def _kinds(*annotations: Any) -> _Kinds:
+    kinds: list[Any] = []
+    for kind in annotations:
+        origin = typing.get_origin(kind)
+        if origin is Annotated:
+            kinds += _kinds(typing.get_args(kind)[0])
+        elif origin in (Union, types.UnionType):
+            kinds += _kinds(*typing.get_args(kind))
+        else:
+            kinds.append(kind)
+    return tuple(kinds)
+
+
+def _inner(kinds: _Kinds) -> _Kinds:
+    return _kinds(*(argument for kind in kinds for argument in typing.get_args(kind)))
+
+
+_ABSTRACT: Final[Mapping[tuple[type, type], type]] = {(list, tuple): Sequence, (set, frozenset): AbstractSet}
+"""What was written and is read as something else, and the type that promises no more than both of them do."""
+
+
+def _differ(written: Any, read: Any, path: str, kinds: _Kinds) -> tuple[str, str] | None:
+    """Return how what was read is not what was written, and where; None if it is."""
     if type(written) is not type(read):
-        return None if type(written) is int and type(read) is float and written == read else path
+        if type(written) is int and type(read) is float and written == read:
+            return None
+        abstract = _ABSTRACT.get((type(written), type(read)))
+        if abstract is None or not any(abstract in (kind, typing.get_origin(kind)) for kind in kinds):
+            return f", {_a(written)} would come back as {_a(read)}", path
     if isinstance(written, datetime):
-        return None if utc(written) == utc(read) else path
-    inside: Iterable[tuple[Any, Any, str]]
-    if isinstance(written, (list, tuple)):
-        inside = zip(written, read, map("[{}]".format, itertools.count()), strict=False)
-    elif isinstance(written, dict):
-        inside = ((value, read.get(key), f"[{key!r}]") for key, value in written.items())
-    elif attrs.has(type(written)) or dataclasses.is_dataclass(written):
+        return None if utc(written) == utc(read) else ("", path)
+    inside: Iterable[tuple[Any, Any, str, _Kinds]]
+    if attrs.has(type(written)) or dataclasses.is_dataclass(written):
+        hints = _hints(type(written))
         names = [
             item.name for item in (attrs.fields if attrs.has(type(written)) else dataclasses.fields)(type(written))
         ]
-        inside = ((getattr(written, name), getattr(read, name), f".{name}") for name in names)
-        return next((place for a, b, step in inside if (place := _differ(a, b, path + step))), None)
+        inside = ((getattr(written, name), getattr(read, name), f".{name}", _kinds(hints[name])) for name in names)
     else:
-        return None if written == read else path
-    if len(written) != len(read):
-        return path
-    return next((place for a, b, step in inside if (place := _differ(a, b, path + step))), None)
+        within = _inner(kinds)
+        if isinstance(written, (list, tuple)):
+            steps = map("[{}]".format, itertools.count())
+            inside = ((a, b, step, within) for a, b, step in zip(written, read, steps, strict=False))
+        elif isinstance(written, dict):
+            inside = ((value, read.get(key), f"[{key!r}]", within) for key, value in written.items())
+        else:
+            return None if written == read else ("", path)
+        if len(written) != len(read):
+            return "", path
+    return next((found for a, b, step, its in inside if (found := _differ(a, b, path + step, its))), None)
+
+
+def _a(value: Any) -> str:
+    name = type(value).__name__
+    return f"{'an' if name[0] in 'aeioAEIO' else 'a'} {name}"
 
 
 def _dataclass_fields(kind: type) -> tuple[str, ...]:

@@ -50,7 +50,8 @@ def connect(
     - `file:DIR` keeps JSON files in a directory, which the first write makes; many processes may use it
     - `redis://host:port/db`, `rediss://...`, `unix:///path` use a Redis or Valkey server
     - `redis+sentinel://host:port,host:port/service/db` uses the master of a Sentinel group
-    - `redis+cluster://host:port,host:port` uses a Redis Cluster
+    - `redis+cluster://host:port,host:port` uses a Redis Cluster; `valkey` and `valkeys` may stand for `redis` and
+      `rediss`
     - `sqlite:///FILE` keeps the documented tables in a SQLite file (`sqlite:////FILE` from the root), which the first
       write makes; many processes may use it
     - `postgresql://user:password@host:port/db` keeps them in a PostgreSQL database; needs the extra `postgres`
@@ -152,8 +153,9 @@ def _scheme(target: str | None) -> tuple[str, str]:
     if scheme not in _OPENERS and scheme not in SQL:
         what = "EMPATHY_KV_URL in the environment" if target is None else "target"
         # Not the URL itself: it may hold a password.
+        names = (f"{name}:" for name in (*_OPENERS, *SQL) if not name.startswith("valkey"))
         raise ArgumentError(
-            f"{what} must be a URL that begins with one of {', '.join(f'{name}:' for name in (*_OPENERS, *SQL))}; "
+            f"{what} must be a URL that begins with one of {', '.join(names)}; "
             f"a directory is file:DIR, a file of SQLite's sqlite:///FILE",
             argument="target",
         )
@@ -178,12 +180,12 @@ def _memory(url: str, settings: _Settings) -> KV:  # noqa: ARG001 - as the other
 def _files(url: str, settings: _Settings) -> KV:
     from empathy_kv.kv.files import FilesKV
 
-    return FilesKV(
-        directory(url),
-        durability=settings.durability,
-        timeout=settings.server["timeout"],
-        prefix=settings.server["prefix"],
-    )
+    path = directory(url)
+    timeout, prefix = settings.server["timeout"], settings.server["prefix"]
+    try:
+        return FilesKV(path, durability=settings.durability, timeout=timeout, prefix=prefix)
+    except ArgumentError as error:
+        raise ArgumentError(str(error).replace("root", "target", 1), argument="target") from None
 
 
 def place(url: str) -> Path | None:
@@ -265,7 +267,10 @@ def _database(url: str, scheme: str, settings: _Settings) -> Database:
 
 SQL: Final = ("sqlite", "postgresql", "postgres")
 """The schemes of a URL that names a database."""
-REDIS: Final = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster")
+REDIS: Final = (
+    *("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster"),
+    *("valkey", "valkeys", "valkey+sentinel", "valkeys+sentinel", "valkey+cluster", "valkeys+cluster"),
+)
 """The schemes of a URL that names a server."""
 
 _OPENERS: Final[dict[str, Callable[[str, _Settings], KV]]] = {

@@ -6,8 +6,10 @@ import dataclasses
 import enum
 import json
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, datetime, time, timedelta, timezone
+from decimal import Decimal
 from typing import Annotated, Any, ClassVar, Generic, Literal, NewType, Optional, TypeVar
+from uuid import UUID
 
 import attrs
 import pytest
@@ -54,6 +56,11 @@ class Everything:
     times: list[datetime] = dataclasses.field(default_factory=list)
     of: int = 0
     record: int = 0
+    id: UUID | None = None
+    price: Decimal = Decimal(0)
+    start: time = time(0)
+    lasting: timedelta = timedelta(0)
+    prices: dict[str, list[Decimal]] = dataclasses.field(default_factory=dict)
     kind: ClassVar[str] = "all"
 
 
@@ -75,7 +82,8 @@ def usual() -> dict[type, Any]:
     frozen = Frozen(private=3, steps=steps)
     full = Everything(
         *("é", -5, 0.5, True, MOMENT, {"a": [1, {"b": None}]}, "good", "x", [1, 2], {"a": 1.0}, steps[1]),
-        *({"f": [frozen]}, [MOMENT, MOMENT], 1, 2),
+        *({"f": [frozen]}, [MOMENT, MOMENT], 1, 2, UUID(int=7), Decimal("1.10"), time(1, 2, 3), timedelta(1, 2, 3)),
+        {"a": [Decimal(1)]},
     )
     return {Step: steps[1], Frozen: frozen, Everything: full, Keeping: Keeping(5), Hard: Hard(1, 2)}
 
@@ -329,6 +337,8 @@ ODD: list[Any] = [
         NAIVE,
         datetime.max.replace(tzinfo=timezone(timedelta(hours=-5))),
     ),
+    *(UUID(int=1), Decimal("-0"), Decimal("nan"), Decimal(10) ** 40, time(1, tzinfo=UTC), time(1, fold=1)),
+    *(timedelta(5), timedelta(-1), timedelta.max, timedelta.max - timedelta(1), [Decimal(1)], {"a": [Decimal("inf")]}),
     *([MOMENT], {"a": MOMENT}, [1, "x"], [None], {"a": 1}, {"a": [USUAL[Frozen]]}, {"a": [Step("x")]}, Step(5)),  # type: ignore[arg-type]
     *("good", "bad", "2025-01-01T00:00:00", Everything, attrs.evolve(USUAL[Frozen], private="x")),
 ]
@@ -379,6 +389,8 @@ VALUES = (
     *('""', "[]", "{}", "[1]", "[1.5]", '{"a":1}', '{"a":{"b":{"c":{"d":[1]}}}}', '"2025-01-01T00:00:00"', '"\\ud800"'),
     *('"2025-01-01T00:00:00+05:00"', '"2025-01-01"', '["2025-01-01T00:00:00"]', '{"name":"a"}', '{"name":"a","new":1}'),
     *('{"name":"a","took":1,"seen":null}', '[{"name":"a","took":1,"seen":null}]', '{"a":[{"_private":1,"steps":[]}]}'),
+    *('"00000000-0000-0000-0000-00000000000A"', '"{00000000-0000-0000-0000-00000000000a}"', '"1.50"', '"1_0"', '" 1"'),
+    *('"1E+400"', '"nan"', '"10:00"', '"10:00:00+05:00"', '"25:00"', "0.000001", "1e-9", "86400", '{"a":["1"]}'),
     *('{"a":1,"a":2}', "NaN", "[1,", "-0.0", "-0"),
 )
 

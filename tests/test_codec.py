@@ -7,9 +7,12 @@ import dataclasses
 import enum
 import json
 from collections.abc import Callable
-from datetime import UTC, date, datetime, timedelta, timezone
+from datetime import UTC, date, datetime, time, timedelta, timezone
+from decimal import Decimal
 from pathlib import PurePosixPath
-from typing import Any, Literal, Optional
+from typing import Annotated, Any, Literal, Optional
+from uuid import UUID
+from zoneinfo import ZoneInfo
 
 import attrs
 import pytest
@@ -368,7 +371,9 @@ class Tree:
 def holder(kind: Any, *, plain: bool = False) -> type:
     """Return a class with one field `v` of a type."""
     if plain:
-        return dataclasses.make_dataclass("Holder", [("v", kind)])
+        made = dataclasses.make_dataclass("Holder", [("v", kind)])
+        made.__module__ = __name__  # Where the names in its annotations are.
+        return made
     return attrs.make_class("Holder", {"v": attrs.field(type=kind)})
 
 
@@ -404,6 +409,23 @@ RIGHT: list[tuple[Any, Any]] = [
     (Outer, Outer(Inner(1), [Inner(2)], {"a": Inner(3)})),
     (Any, {"a": [1, 1.5, None, True, "x", {}]}),
     (dict[str, Any], {"a": [1]}),
+    (Annotated[str, "doc"], "x"),
+    (list[Annotated[int, "doc", 5] | None], [1, None]),
+    # As people write them in a file whose annotations are no texts.
+    (list["Inner"], [Inner(1)]),
+    *((Optional["Inner"], value) for value in (Inner(1), None)),
+    (dict[str, list["Inner"]], {"a": [Inner(1)]}),
+    (UUID, UUID(int=5)),
+    (UUID | None, UUID("12345678-1234-5678-1234-567812345678")),
+    *((Decimal, Decimal(value)) for value in ("1.10", "-0", "1E+400", "123456789012345678901234567890.5")),
+    *((time, time(23, 59, 59, 5, zone)) for zone in (None, UTC, timezone(timedelta(hours=-5)))),
+    *((timedelta, timedelta(*value)) for value in ((-999_999_999,), (-1, 0, 1), (73_000, 1, 1), (0,))),
+    (list[Decimal], [Decimal(1), Decimal("0.1")]),
+    (dict[UUID, Decimal], {UUID(int=1): Decimal(1)}),
+    (dict[time, list[timedelta]], {time(1): [timedelta(hours=1)]}),
+    (collections.abc.Sequence[str], ("a",)),
+    (collections.abc.Set[str], frozenset({"a"})),
+    (collections.abc.Mapping[str, int], {"a": 1}),
 ]
 
 
@@ -449,6 +471,16 @@ MISFITS: list[tuple[Any, Any]] = [
     *((Inner, value) for value in ({"n": 1}, None, "x", Longer(1, 2), Alike(1), Inner)),
     *((Inner | None, value) for value in (Longer(1, 2), Alike(1), "x")),
     *((list[Inner], value) for value in ([Longer(1, 2)], [None], [{"n": 1}], Inner(1))),
+    *((UUID, value) for value in (str(UUID(int=5)), 5, None)),
+    *((Decimal, value) for value in ("1", 1, 1.5, None, Decimal("nan"), Decimal("snan"), Decimal("-inf"))),
+    *((time, value) for value in ("10:00:00", datetime(2025, 1, 1, tzinfo=UTC), None, time(1, tzinfo=ZoneInfo("UTC")))),
+    *((timedelta, value) for value in (1, 1.5, "1", None, timedelta.max - timedelta(microseconds=1) - timedelta(1))),
+    *((dict[timedelta, int], value) for value in ({timedelta(1): 1}, {1: 1})),
+    *((collections.abc.Sequence[int], value) for value in ("abc", {1}, {1: 1}, ["a"], range(3), None)),
+    *((collections.abc.Set[int], value) for value in ([1], (1,), {"a"}, {1: 1})),
+    *((list[collections.abc.Sequence[int]], value) for value in (((1,),), [{1}])),
+    *((collections.abc.Sequence[list[int]], value) for value in ([(1,)], [1])),
+    *((collections.abc.Mapping[str, int], value) for value in ([1], "a", None)),
     *((Any, value) for value in ({1}, b"x", Odd(), {1: 2}, float("nan"), 2**64, Inner(1), Colour.RED)),
     *((dict[str, Any], value) for value in ({"a": {1}}, {1: 2}, [])),
 ]
@@ -459,6 +491,54 @@ def test_a_value_of_another_type_is_refused_with_its_place_before_it_is_stored(k
     made = holder(kind)
     error = refused(lambda: codec(made).encode(made(value)))
     assert error.path.startswith("$.v")
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "read"),
+    [
+        (collections.abc.Sequence[str], ["a"], ("a",)),
+        (collections.abc.Sequence[str] | None, ["a"], ("a",)),
+        (collections.abc.Sequence[Any], ["a"], ("a",)),
+        (dict[str, collections.abc.Sequence[collections.abc.Set[int]]], {"a": [{1}]}, {"a": (frozenset({1}),)}),
+        (collections.abc.Set[str], {"a"}, frozenset({"a"})),
+    ],
+    ids=str,
+)
+def test_what_a_type_promises_comes_back_where_it_allows_several(kind: Any, value: Any, read: Any) -> None:
+    made = holder(kind)
+    coder: Codec[Any] = codec(made)
+    assert repr(coder.decode(coder.encode(made(value))).v) == repr(read)
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "message"),
+    [
+        (Any, (1, 2), "expected a JSON value, a tuple would come back as a list @ $.v"),
+        (Any, {"a": [(1,)]}, "expected a JSON value, a tuple would come back as a list @ $.v['a'][0]"),
+        (list[int], (1,), "expected list[int], a tuple would come back as a list @ $.v"),
+        (collections.abc.Mapping[str, int], [1], "expected collections.abc.Mapping[str, int] @ $.v"),
+    ],
+    ids=str,
+)
+def test_what_would_come_back_as_something_else_is_refused_and_said(kind: Any, value: Any, message: str) -> None:
+    made = holder(kind)
+    assert str(refused(lambda: codec(made).encode(made(value)))) == message
+
+
+@pytest.mark.parametrize(
+    ("kind", "texts"),
+    [
+        (UUID, ['"{12345678-1234-5678-1234-567812345678}"', '"12345678123456781234567812345678"', '""', "5", "null"]),
+        (Decimal, ['"1_000"', '" 1"', '"nan"', '"inf"', '"\u0661"', '""', "1", "1.5", "null"]),
+        (time, ['"25:00:00"', '""', "5", "null"]),
+        (timedelta, ['"1"', "true", "0.00000001", "1e300", "null", "[]"]),
+    ],
+    ids=str,
+)
+def test_a_text_that_is_not_as_it_would_have_been_written_is_refused(kind: Any, texts: list[str]) -> None:
+    coder: Codec[Any] = codec(holder(kind))
+    for each in texts:
+        assert refused(lambda each=each: coder.decode(f'{{"v":{each}}}'.encode())).path == "$.v"  # type: ignore[misc]
 
 
 def test_the_places_in_nested_documents_are_told_both_ways() -> None:
@@ -534,6 +614,41 @@ def test_a_field_that_the_constructor_does_not_take_is_not_lost() -> None:
     assert codec(Counted).decode(codec(Counted).encode(counted)) == counted
 
 
+@attrs.frozen
+class Squared:
+    n: int
+    square: int = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        object.__setattr__(self, "square", self.n * self.n)
+
+
+@dataclasses.dataclass(frozen=True)
+class SquaredToo:
+    n: int
+    square: int = dataclasses.field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "square", self.n * self.n)
+
+
+@pytest.mark.parametrize("kind", [Squared, SquaredToo])
+def test_a_field_that_a_frozen_class_makes_by_itself_is_made_again(kind: Any) -> None:
+    coder: Codec[Any] = codec(kind)
+    assert coder.encode(kind(3)) == b'{"n":3}'
+    assert coder.decode(b'{"n":3}') == kind(3)
+    assert refused(lambda: coder.decode(b'{"n":3,"square":9}')).path == "$.square"
+    assert refused(lambda: coder.encode(kind(2.5))).path == "$.n"
+
+
+@pytest.mark.parametrize("kind", [Squared, SquaredToo])
+def test_one_that_would_be_made_otherwise_is_not_lost(kind: Any) -> None:
+    record = kind(3)
+    object.__setattr__(record, "square", 8)
+    error = refused(lambda: codec(kind).encode(record))
+    assert str(error) == "expected what making the object again gives, of a field that cannot be set @ $.square"
+
+
 def test_private_fields_go_round_and_validators_have_their_say() -> None:
     record = Private("s", 3)
     assert codec(Private).decode(codec(Private).encode(record)) == record
@@ -565,12 +680,31 @@ def test_only_classes_with_fields_have_a_stored_form(kind: Any) -> None:
     assert caught.value.argument == "kind"
 
 
-@pytest.mark.parametrize("kind", [object, complex, Callable, collections.abc.Hashable, Optional[complex]], ids=str)  # noqa: UP045
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *(object, complex, Callable, collections.abc.Hashable, Optional[complex]),  # noqa: UP045
+        *(
+            collections.abc.Iterable[int],
+            UUID | Decimal,
+            list[UUID | Decimal],
+            dict[str, collections.abc.Iterable[int]],
+        ),
+    ],
+    ids=str,
+)
 def test_a_class_with_a_field_that_json_cannot_hold_is_refused_as_a_whole(kind: Any) -> None:
     with pytest.raises(EmpathyKVError) as caught:
         codec(holder(kind))
     assert isinstance(caught.value, TypeError | ValueError)
-    assert "v" in str(caught.value)
+    assert "Holder.v has the type" in str(caught.value)
+    assert "allowed are str, int, float" in str(caught.value)
+
+
+def test_a_class_in_another_whose_annotations_lead_nowhere_is_named() -> None:
+    lost = holder(list["Nowhere"])  # type: ignore[name-defined]  # noqa: F821
+    with pytest.raises(ArgumentTypeError, match="in Holder, name 'Nowhere' is not defined"):
+        codec(holder(dict[str, lost]))  # type: ignore[valid-type]
 
 
 # Our records, whatever they hold

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import copy
 import json
 import os
+import pickle
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -15,8 +18,9 @@ from typing import Any, Final
 import pytest
 
 from empathy_kv.records import Pattern
+from empathy_kv.sql.store import SQLStore
 from empathy_kv.store import Store
-from empathy_kv.urls import connect
+from empathy_kv.urls import connect, connect_async
 
 WORKERS: Final = 8
 TIMES: Final = 1000
@@ -341,3 +345,28 @@ def test_a_process_that_is_killed_leaves_whole_records(opened: Any) -> None:
             killed = count
             assert store.metrics.record_interaction("after", 1, True, 1.0, at=datetime(2025, 1, 1, tzinfo=UTC)) is True
             killed += 1
+
+
+# What goes to another process
+
+
+def parts(store: Store) -> Iterator[object]:
+    yield from (store, store.patterns, store.states, store.metrics)
+    if not isinstance(store, SQLStore):
+        yield from (store.kv, store.collection("notes", Pattern), store.kv.namespace("n"))
+
+
+async def awaited(url: str) -> list[object]:
+    store = await connect_async(url)
+    return [store, store.patterns, store.states, store.metrics]
+
+
+@pytest.mark.parametrize("url", ["memory:", "file:{}", "redis://127.0.0.1:1", "sqlite:///{}/learned.db"])
+def test_a_store_goes_to_another_process_by_its_url_alone(url: str, tmp_path: Path) -> None:
+    url = url.format(tmp_path)
+    store = connect(url)
+    for each in (*parts(store), *asyncio.run(awaited(url))):
+        for take in (pickle.dumps, copy.deepcopy):
+            with pytest.raises(TypeError, match="open the store by its URL in each process"):
+                take(each)
+    store.close()

@@ -151,9 +151,18 @@ def awaited(
 ) -> Callable[Concatenate[AsyncNamespace, P], Coroutine[Any, Any, R]]:
     """Return a method of `Namespace` as one of `AsyncNamespace`.
 
-    It is the same function. It ends in `_do` or `_all`, and returns what those return: there, a coroutine.
+    It is the same function. It ends in `_do` or `_all`, and returns what those return: there, a coroutine, which has
+    the name of the method.
     """
-    return function  # type: ignore[return-value]
+
+    @functools.wraps(function)
+    def call(self: AsyncNamespace, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
+        coroutine: Any = function(self, *args, **kwargs)  # type: ignore[arg-type]
+        coroutine.__qualname__ = name
+        return coroutine  # type: ignore[no-any-return]
+
+    name = call.__qualname__ = f"AsyncNamespace.{function.__name__}"
+    return call  # type: ignore[return-value]
 
 
 class AsyncNamespace:
@@ -243,6 +252,17 @@ async def run(kv: AsyncKV, steps: Steps[R]) -> R:
                 request = steps.send(replies)
     except StopIteration as stop:
         return cast(R, stop.value)
+
+
+def start(kv: AsyncKV, steps: Steps[R]) -> Coroutine[Any, Any, R]:
+    """Return the coroutine of `run`, under the name of the steps: if nobody awaits it, that is what is told."""
+    return called(run(kv, steps), steps)
+
+
+def called(coroutine: Coroutine[Any, Any, R], steps: Steps[Any]) -> Coroutine[Any, Any, R]:
+    """Return a coroutine under the name of the steps that it drives."""
+    coroutine.__name__ = coroutine.__qualname__ = steps.__name__  # type: ignore[attr-defined]
+    return coroutine
 
 
 class DirectKV(AsyncKV):

@@ -24,6 +24,7 @@ from typing import (
     Concatenate,
     Final,
     Literal,
+    NoReturn,
     ParamSpec,
     Protocol,
     Self,
@@ -35,7 +36,14 @@ from typing import (
 
 from attrs import frozen
 
-from empathy_kv.errors import DamagedError, EmpathyKVError, OutcomeUnknown, UnfinishedError, UnsupportedError
+from empathy_kv.errors import (
+    ArgumentTypeError,
+    DamagedError,
+    EmpathyKVError,
+    OutcomeUnknown,
+    UnfinishedError,
+    UnsupportedError,
+)
 from empathy_kv.kv.operations import (
     TTL,
     Batch,
@@ -65,6 +73,7 @@ from empathy_kv.kv.operations import (
     ZRem,
     ZScore,
     ZTrim,
+    integer,
     named,
 )
 
@@ -107,7 +116,17 @@ class EvictionWarning(UserWarning):
     """The server removes keys when its memory is full: data is lost, or what makes a repeated write happen once."""
 
 
-class Writer:
+class Bound:
+    """What belongs to its process, with connections, files or threads: the base of stores, engines and collections."""
+
+    def __reduce__(self) -> NoReturn:
+        raise ArgumentTypeError(
+            f"{type(self).__name__} can be neither pickled nor copied: open the store by its URL in each process",
+            argument="store",
+        )
+
+
+class Writer(Bound):
     """What engines of both kinds are: a writer, which numbers its writes."""
 
     looked: bool = False
@@ -362,8 +381,10 @@ class Namespace:
         `ttl`: seconds or a timedelta; None is for ever. `expected_version`: store it only if the key has this version
         (0: only if it is absent), else raise `CheckError`.
         """
-        checks = () if expected_version is None else (Check(key, expected_version),)
-        return cast(int, self._do(Set(key, value, ttl), *checks))
+        write = Set(key, value, ttl)
+        if expected_version is None:
+            return cast(int, self._do(write))
+        return cast(int, self._do(write, Check(key, integer(expected_version, "expected_version", 0))))
 
     def delete(self, key: str) -> bool:
         """Remove the key and return whether it was there."""
@@ -627,6 +648,8 @@ def method(function: Callable[Concatenate[Any, P], Steps[R]]) -> Method[P, R]:
     The class that gets it has the rules in `_rules` and the driver in `_run`. That is all a domain class has, so the
     rules stand once for every way of running them: with a driver of coroutines, the same method returns one.
     """
+    # What Python calls it in a TypeError about its arguments: the caller knows no rules.
+    function.__qualname__ = function.__name__
 
     @functools.wraps(function)
     def call(self: Any, *args: P.args, **kwargs: P.kwargs) -> R:

@@ -699,12 +699,23 @@ def wrong_type(operation: Any, kind: str) -> WrongTypeError:
     )
 
 
-def refused(check: Check, actual: int) -> CheckError:
-    """Return the error of a precondition that did not hold. `actual` -1: it is there, and has no version."""
-    what = f"{check.key!r}" if check.member is None else f"member {check.member!r} of {check.key!r}"
-    wanted = {None: "to be there", 0: "to be absent"}.get(check.version, f"to have version {check.version}")
-    found = {0: "it is absent", -1: "it is there"}.get(actual, f"it has {actual}")
-    return CheckError(f"the batch needs {what} {wanted}; {found}", key=check.key, expected=check.version, actual=actual)
+def refused(check: Check, actual: int, what: str = "") -> CheckError:
+    """Return the error of a precondition that did not hold. `actual` -1: it is there, and has no version.
+
+    `what`: what the caller takes the key for, as "document".
+    """
+    it = repr(check.key) if check.member is None else f"member {check.member!r} of {check.key!r}"
+    it = f"{what} {it}".lstrip()
+    there = f"has version {actual}" if actual > 0 else "is there"
+    if check.version is None:
+        message = f"{it} is absent, and was to be there"
+    elif check.version == 0:
+        message = f"{it} {there}, and was to be absent: somebody else wrote it"
+    elif actual == 0:
+        message = f"{it} is absent, and was to have version {check.version}: somebody else deleted it, or it expired"
+    else:
+        message = f"{it} {there}, not {check.version}: somebody else wrote it"
+    return CheckError(message, key=check.key, expected=check.version, actual=actual)
 
 
 def counter(key: str, field: str | None) -> CounterError:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, NoReturn, TypeVar
 
 from empathy_kv.async_store import AsyncMetricsCollector, AsyncPatternLibrary, AsyncStateManager, AsyncStore
 from empathy_kv.errors import DamagedError
+from empathy_kv.kv.asynchronous import called
 from empathy_kv.kv.interface import Durability, Steps
 from empathy_kv.kv.operations import Token
 from empathy_kv.metrics import MetricRules
@@ -51,26 +52,26 @@ class _Threads:
         self._threads.shutdown(wait=False)
 
 
-async def _run(threads: _Threads, steps: Steps[R]) -> R:
-    return await threads.call(threads.database.run, steps)
+def _start(threads: _Threads, steps: Steps[R]) -> Coroutine[Any, Any, R]:
+    return called(threads.call(threads.database.run, steps), steps)
 
 
 class _Patterns(AsyncPatternLibrary):
     def __init__(self, threads: _Threads) -> None:
         self._rules = PatternRules(SQLPatterns())
-        self._run = functools.partial(_run, threads)
+        self._run = functools.partial(_start, threads)
 
 
 class _States(AsyncStateManager):
     def __init__(self, threads: _Threads) -> None:
         self._rules = StateRules(SQLStates())
-        self._run = functools.partial(_run, threads)
+        self._run = functools.partial(_start, threads)
 
 
 class _Metrics(AsyncMetricsCollector):
     def __init__(self, threads: _Threads) -> None:
         self._rules = MetricRules(SQLMetrics())
-        self._run = functools.partial(_run, threads)
+        self._run = functools.partial(_start, threads)
 
 
 class AsyncSQLStore(AsyncStore):

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias, TypeVar
 from attrs import frozen
 
 from empathy_kv.errors import ArgumentError, EmpathyKVError, OutcomeUnknown
-from empathy_kv.kv.interface import Durability, Steps, Tokens, run
+from empathy_kv.kv.interface import Bound, Durability, Steps, Tokens, run
 from empathy_kv.kv.operations import TOKEN_LIFE, TOKEN_MEMORY, Name, Token
 from empathy_kv.kv.table import refused_token
 from empathy_kv.sql.schema import TOKENS, Part
@@ -122,7 +122,7 @@ Reading: TypeAlias = Callable[[str], Iterator[Row]]
 """Yields the rows of a SELECT without values. They are not all in memory at once."""
 
 
-class Database(ABC):
+class Database(Bound, ABC):
     """A database that many threads may use at once. Abstract: `execute`, `reading`, `durability` and `close`."""
 
     name: str
@@ -161,7 +161,7 @@ class Database(ABC):
     def close(self) -> None:
         """Close the connections. Closing twice is no error; using it afterwards is a `ClosedError`."""
 
-    def look(self) -> None:  # noqa: B027 - nothing is what there is to do
+    def look(self) -> None:
         """Do nothing: a restore is done, or it is not."""
 
     def commit(self, transaction: Transaction) -> Replies:

@@ -57,6 +57,8 @@ _PARAMETERS: Final = 500
 """Of a statement that inserts several rows, at most. More save no time."""
 _TAKE_OVER: Final = "UPDATE interaction_progress SET counted = counted"
 """Changes nothing, but is a write."""
+_TICK: Final = 20_000_000
+"""Nanoseconds within which a file system may give two writes the same time: it looks at the clock every 10 ms."""
 _PAUSE: Final = 0.001
 """Seconds between two tries: some conflicts SQLite reports without waiting."""
 
@@ -109,6 +111,9 @@ class SQLite(Database):
 
     `durability`: "fsync" survives a power cut once a write returned. "os" survives the end of the process; with `wal`
     a power cut may then take the last writes, and leaves all before them.
+
+    Who may only read the file and its directory can read it too, while nobody has it open; and beside whoever has, or
+    was killed, if he may read what that one has beside it (`-wal` and `-shm`, which get the mode of the file).
     """
 
     keeps_arrival = True
@@ -144,29 +149,40 @@ class SQLite(Database):
     def execute(self, transaction: Transaction, token: Token | None = None) -> Replies:
         deadline = time.monotonic() + self._timeout
         writes = transaction.writes
+        still = False
         while True:
             try:
-                replies = self._attempt(transaction, token, writes, deadline)
+                replies = self._attempt(transaction, token, writes, deadline, still)
             except sqlite3.Error as error:
+                if not (writes or still) and self._unwritable(error):
+                    still = True
+                    continue
                 if not _busy(error) or time.monotonic() >= deadline:
                     raise self._error(error) from error
                 time.sleep(_PAUSE)
+                still = False
             else:
                 if replies is not None:
                     return replies
                 writes = True
 
-    def _attempt(self, transaction: Transaction, token: Token | None, writes: bool, deadline: float) -> Replies | None:
+    def _attempt(
+        self, transaction: Transaction, token: Token | None, writes: bool, deadline: float, still: bool
+    ) -> Replies | None:
         # The writing threads of this process go in one by one, so that they need not poll the file for each other.
         if writes and not self._writer.acquire(timeout=max(0.0, deadline - time.monotonic())):
             raise self._late()
         # Without context managers, which would cost a tenth of a write.
         try:
-            connection = self._take(writes)
+            connection = self._still() if still else self._take(writes)
             try:
                 replies = connection.execute(transaction, token, writes, self._tidying() if token is not None else ())
+                if still:
+                    self._require_still(connection)
             except BaseException:
                 connection.close()  # Whatever it was in the middle of is undone.
+                if still:
+                    self._require_still(connection)
                 raise
             self._give(connection)
             return replies
@@ -187,7 +203,11 @@ class SQLite(Database):
 
         def rows(sql: str) -> Iterator[Row]:
             try:
-                yield from connection.rows(sql)
+                try:
+                    yield from connection.rows(sql)
+                finally:
+                    if connection.stamp is not None:
+                        self._require_still(connection)
             except sqlite3.Error as error:
                 raise self._error(error) from error
 
@@ -196,10 +216,11 @@ class SQLite(Database):
 
     def _begun(self, part: Part, deadline: float) -> _Connection | None:
         """Return a connection that reads a part as it is now; None if something has to be written before."""
+        still = False
         while True:
             try:
                 with translated(self._path):
-                    connection = self._take(False)
+                    connection = self._still() if still else self._take(False)
                 try:
                     begun = connection.begin(part)
                 except BaseException:
@@ -210,9 +231,13 @@ class SQLite(Database):
                 connection.close()
                 return None
             except sqlite3.Error as error:
+                if not still and self._unwritable(error):
+                    still = True
+                    continue
                 if not _busy(error) or time.monotonic() >= deadline:
                     raise self._error(error) from error
                 time.sleep(_PAUSE)
+                still = False
 
     def durability(self) -> Durability:
         return Durability("process" if self._certain else "power")
@@ -274,10 +299,52 @@ class SQLite(Database):
                     return _Connection(raw, self._path, identity, wal=self._wal)
                 raw.close()
 
-    def _url(self) -> str:
+    # Where nothing may be written, SQLite cannot make the file that readers of a log share. It can be told to take the
+    # database as it stands, without a log and without locks; that is right as long as nobody writes. Whoever writes has
+    # a log beside it, from before his first write until everything is in the database, which is younger then.
+
+    def _unwritable(self, error: sqlite3.Error) -> bool:
+        """Return whether that may be what SQLite says when it cannot make the files that it needs for reading."""
+        return isinstance(self._error(error), StoragePermissionError)
+
+    def _still(self) -> _Connection:
+        """Return a connection for one transaction, after which `_require_still` says whether it was right."""
+        stamp = self._stamp()
+        while stamp is not None and time.time_ns() - stamp[-1] < _TICK:
+            time.sleep(_TICK / 1e9)  # A write that comes now might leave the same time.
+            stamp = self._stamp()
+        if stamp is None:
+            raise StoragePermissionError(
+                f"{self._path} cannot be read by who may not write beside it: it has a log, {self._path.name}-wal, and "
+                f"{self._path.name}-shm has to be there then, and both be readable; or let who may write it close it",
+                errno=errno.EACCES,
+                path=str(self._path),
+            )
+        with _LOCK:
+            raw = _connect(self._url("mode=ro&immutable=1"), self._durability)
+        return _Connection(raw, self._path, None, wal=False, stamp=stamp)
+
+    def _require_still(self, connection: _Connection) -> None:
+        if self._stamp() != connection.stamp:
+            error = sqlite3.OperationalError("the file was written meanwhile")
+            error.sqlite_errorcode = sqlite3.SQLITE_BUSY
+            raise error
+
+    def _stamp(self) -> tuple[int, ...] | None:
+        """Return what is another one once somebody wrote the file; None while somebody may be at it."""
+        path = os.path.realpath(self._path)
+        try:
+            status = os.stat(path)  # noqa: PTH116 - as above
+        except FileNotFoundError:
+            return None
+        if any(os.path.lexists(path + end) for end in ("-wal", "-journal")):
+            return None
+        return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+    def _url(self, options: str = "mode=rw") -> str:
         # Not Path.as_uri, which says of a Windows share what SQLite does not understand.
         path = self._path.as_posix()
-        return f"file://{'' if path.startswith('/') else '/'}{quote(os.fsencode(path))}?mode=rw"
+        return f"file://{'' if path.startswith('/') else '/'}{quote(os.fsencode(path))}?{options}"
 
     def _create(self) -> None:
         """Make an empty file for its owner alone, as SQLite's own would not be, and the directories above it.
@@ -388,8 +455,18 @@ class _Found:
 class _Connection:
     """A connection, and what is known of the file's schema. One thread uses it at a time."""
 
-    def __init__(self, raw: sqlite3.Connection, path: Path, identity: tuple[int, int] | None, *, wal: bool) -> None:
+    def __init__(
+        self,
+        raw: sqlite3.Connection,
+        path: Path,
+        identity: tuple[int, int] | None,
+        *,
+        wal: bool,
+        stamp: tuple[int, ...] | None = None,
+    ) -> None:
         self.identity = identity
+        self.stamp = stamp
+        """What the file has to be all the while; None if SQLite looks after that."""
         self._raw = raw
         self._cursor = raw.cursor()  # One for all: each `raw.execute` would make one.
         self._path = str(path)

@@ -51,7 +51,7 @@ class SQLStates:
         def then(replies: Replies) -> Generator[Sequence[Statement], Replies, None]:
             actual = replies[0][0][0] if replies[0] else 0
             if expected_version is not None and actual != expected_version:
-                raise refused(Check(user, expected_version), actual)
+                raise refused(Check(user, expected_version), actual, "state of")
             yield (NUMBER, (user,)), (_SAVE, row), (_FORGET, (user,)), (_VERSION, (user,))
 
         replies = yield Transaction(STATES, ((_VERSION, (user,)),), then, lock=f"state {user}")

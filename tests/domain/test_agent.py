@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from empathy_kv.agent import EmpathyConfig, EmpathyOS, Response
-from empathy_kv.errors import ArgumentError
+from empathy_kv.errors import ArgumentError, ArgumentTypeError
 from empathy_kv.pattern_library import PatternLibrary
 from empathy_kv.records import CollaborationState, Pattern
 from empathy_kv.states import StateManager
@@ -89,6 +90,39 @@ def test_what_the_responder_raises_is_passed_on(library: PatternLibrary) -> None
 
     with pytest.raises(ZeroDivisionError):
         ask(EmpathyOS("user_123", pattern_library=library, responder=responder))
+
+
+async def answered(*_: Any) -> str:
+    return "answered"
+
+
+class Answering:
+    async def __call__(self, *_: Any) -> str:
+        return "answered"
+
+
+@pytest.mark.parametrize("responder", [answered, functools.partial(answered, 1), Answering(), Answering().__call__])
+def test_a_responder_that_nobody_would_await_is_refused_at_once(responder: Any) -> None:
+    with pytest.raises(ArgumentTypeError, match="not an async one, which nobody would await") as caught:
+        EmpathyOS("user_123", responder=responder)
+    assert caught.value.argument == "responder"
+
+
+@pytest.mark.filterwarnings("error")
+def test_one_that_hides_it_is_refused_when_it_answers(library: PatternLibrary) -> None:
+    hidden: Any = lambda *given: answered(*given)  # noqa: E731
+    with pytest.raises(ArgumentTypeError, match="not an async one"):
+        ask(EmpathyOS("user_123", pattern_library=library, responder=hidden))
+
+
+@pytest.mark.parametrize("answer", [None, 5, b"answered", ["answered"]])
+def test_what_is_no_text_is_no_answer(answer: Any, library: PatternLibrary) -> None:
+    agent = EmpathyOS("user_123", pattern_library=library, responder=lambda *_: answer)  # type: ignore[misc]
+    with pytest.raises(
+        ArgumentTypeError, match=f"must return the answer as a str, not {type(answer).__name__}"
+    ) as caught:
+        ask(agent)
+    assert caught.value.argument == "responder"
 
 
 def test_success_moves_trust_and_counts_the_pattern_that_was_used_once(agent: EmpathyOS) -> None:

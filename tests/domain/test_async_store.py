@@ -153,6 +153,45 @@ def test_every_public_name_is_there_in_an_event_loop_too(threads: type, event_lo
     assert {name for name in dir(threads) if not name.startswith("_")} <= set(dir(event_loop))
 
 
+@pytest.mark.parametrize("url", ["memory:", "file:{}", "sqlite:///{}/store.db"])
+def test_a_call_that_nobody_awaits_is_told_by_the_name_of_its_method(url: str, tmp_path: Path) -> None:
+    calls: dict[str, Callable[[AsyncStore], object]] = {
+        "find_patterns": lambda store: store.patterns.find_patterns({}),
+        "save_state": lambda store: store.states.save_state("u", CollaborationState()),
+        "get_user_stats": lambda store: store.metrics.get_user_stats("u"),
+        "AsyncMetricsCollector.export_metrics": lambda store: store.metrics.export_metrics("figures.json"),
+    }
+    if not url.startswith("sqlite"):
+        calls["AsyncNamespace.incr"] = lambda store: store.kv.namespace("a").incr("n")
+        calls["AsyncNamespace.execute"] = lambda store: store.kv.namespace("a").execute()
+        calls["AsyncCollection.get"] = lambda store: store.collection("a", Pattern).get("n")
+
+    async def main() -> None:
+        async with await connect_async(url.format(tmp_path)) as store:
+            for name, call in calls.items():
+                with pytest.warns(RuntimeWarning, match=f"coroutine '{name}' was never awaited"):
+                    call(store)
+
+    asyncio.run(main())
+
+
+def test_a_wrong_call_is_told_by_the_name_of_its_method() -> None:
+    async def main() -> None:
+        store: Any
+        async with await connect_async("memory:") as store:
+            for each in (store, other):
+                with pytest.raises(TypeError, match=r"^find_patterns\(\) takes 2 positional arguments"):
+                    each.patterns.find_patterns({}, 1, 2)
+                with pytest.raises(TypeError, match=r"^load_state\(\) missing 1 required"):
+                    each.states.load_state()
+                with pytest.raises(TypeError, match=r"^record_interaction\(\) got an unexpected"):
+                    each.metrics.record_interaction("u", 1, ok=True)
+
+    other: Any
+    with connect("memory:") as other:
+        asyncio.run(main())
+
+
 @pytest.mark.parametrize("url", ["memory:", "file:{}", None])
 def test_stores_are_opened_by_the_same_urls(url: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EMPATHY_KV_URL", f"file:{tmp_path}/other")

@@ -649,6 +649,29 @@ def test_a_path_in_the_place_of_a_url_is_told_what_to_write() -> None:
         connect(Path("agents"))  # type: ignore[arg-type]
 
 
+def test_a_file_in_the_place_of_a_directory_is_what_is_wrong_with_the_target(tmp_path: Path) -> None:
+    (tmp_path / "agents").touch()
+    with pytest.raises(ArgumentError, match=rf"^target must be a directory; {tmp_path}/agents is none") as caught:
+        connect(f"file:{tmp_path}/agents")
+    assert caught.value.argument == "target"
+
+
+def test_a_record_of_another_class_is_told_by_what_it_was_given_as() -> None:
+    class Special(Pattern):
+        """One that is no pattern as it is stored."""
+
+    class Odd(CollaborationState):
+        """Nor this a state."""
+
+    with connect("memory:") as store:
+        with pytest.raises(ArgumentTypeError, match=r"^pattern must be a Pattern, not Special") as caught:
+            store.patterns.contribute_pattern("a", Special("p", "a", "t", "n"))
+        assert caught.value.argument == "pattern"
+        with pytest.raises(ArgumentTypeError, match=r"^state must be a CollaborationState, not Odd") as caught:
+            store.states.save_state("u", Odd("u"))
+        assert caught.value.argument == "state"
+
+
 @pytest.mark.parametrize("url", ["file:///agents?durability=os", "file:///agents#1"])
 def test_what_the_url_of_a_directory_cannot_say_is_refused_and_not_dropped(url: str) -> None:
     with pytest.raises(ArgumentError, match="%3F") as caught:

@@ -108,6 +108,29 @@ def test_a_document_that_somebody_else_changed_meanwhile_is_not_overwritten(note
         notes.put("n", Note("mine", 3), expected_version=-1)
 
 
+def test_what_stands_in_the_place_of_the_expected_version_is_told(notes: Collection[Note]) -> None:
+    def told(expected: Any) -> str:
+        with pytest.raises(CheckError) as caught:
+            notes.put("n", Note("mine", 1), expected_version=expected)
+        assert (caught.value.key, caught.value.expected) == ("n", expected)
+        return str(caught.value)
+
+    assert told(99).startswith("document 'n' is absent, and was to have version 99")
+    version = notes.put("n", Note("another's", 1))
+    assert told(version + 1) == f"document 'n' has version {version}, not {version + 1}: somebody else wrote it"
+    assert told(0) == f"document 'n' has version {version}, and was to be absent: somebody else wrote it"
+
+
+@pytest.mark.parametrize("expected", ["1", True, 1.0, -1])
+def test_an_expected_version_that_is_none_is_told_by_that_name(notes: Collection[Note], expected: Any) -> None:
+    with pytest.raises(ArgumentError, match=r"^expected_version must be ") as caught:
+        notes.put("n", Note("mine", 1), expected_version=expected)
+    assert caught.value.argument == "expected_version"
+    with pytest.raises(ArgumentError, match=r"^expected_version must be ") as caught:
+        notes._kv.namespace("n").set("k", b"", expected_version=expected)
+    assert caught.value.argument == "expected_version"
+
+
 def test_many_are_put_got_and_listed(notes: Collection[Note]) -> None:
     documents = {f"n{number}": Note("x", number) for number in range(1100)}
     notes.put_many(documents)

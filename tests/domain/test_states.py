@@ -17,6 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from empathy_kv.codec import codec
 from empathy_kv.errors import (
     ArgumentTypeError,
     CheckError,
@@ -188,6 +189,7 @@ def test_a_state_is_saved_only_if_it_has_the_expected_version(states: StateManag
     with pytest.raises(CheckError) as caught:
         states.save_state("u", CollaborationState("u", 0.9), expected_version=0)
     assert (caught.value.key, caught.value.expected, caught.value.actual) == ("u", 0, first)
+    assert str(caught.value).endswith(f"'u' has version {first}, and was to be absent: somebody else wrote it")
     second = states.save_state("u", CollaborationState("u", 0.2), expected_version=first)
     assert second != first
     with pytest.raises(CheckError):
@@ -374,6 +376,36 @@ def test_a_new_state_starts_in_the_middle() -> None:
     assert (state.trust_level, state.current_level, state.target_level) == (0.5, 2, 3)
     assert (state.interaction_count, state.success_rate, state.last_interaction) == (0, 0.0, None)
     assert level_of(state.trust_level, state.target_level) == state.current_level
+
+
+@pytest.mark.parametrize("target", range(1, 6))
+def test_a_new_state_does_not_start_above_its_target(target: int) -> None:
+    state = CollaborationState("u", target_level=target)
+    assert (state.current_level, type(state.current_level)) == (min(2, target), int)
+    assert CollaborationState("u", 0.5, 4, target).current_level == 4, "what is given stays as it is given"
+    assert codec(CollaborationState).decode(b'{"trust_level":0.5,"target_level":%d}' % target).current_level == min(
+        2, target
+    )
+
+
+@pytest.mark.parametrize("target", [0, 6, -1, "x", None, True, 1.5])
+def test_a_target_that_is_none_is_still_refused_where_it_is_stored(target: Any) -> None:
+    with pytest.raises(CodecError) as caught:
+        codec(CollaborationState).encode(CollaborationState("u", target_level=target))
+    assert caught.value.path == "$.target_level"
+
+
+@pytest.mark.parametrize("trust", [50, -0.1, 1.0000001, float("nan"), float("inf"), "0.5", None, True])
+def test_trust_that_is_none_is_not_moved(trust: Any) -> None:
+    state = CollaborationState("u", trust_level=trust)
+    before = repr(state)
+    with pytest.raises(CodecError) as caught:
+        state.record(True)
+    with pytest.raises(CodecError) as written:
+        codec(CollaborationState).encode(state)
+    assert str(caught.value) == str(written.value)
+    assert caught.value.path == written.value.path == "$.trust_level"
+    assert repr(state) == before
 
 
 @given(outcomes=st.lists(st.booleans(), max_size=200), target=st.integers(1, 5))

@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 import redis
-from servers import RedisServer
+from servers import RedisServer, RestrictedServer
 
-from empathy_kv.errors import NotApplied, OutcomeUnknown, StoragePermissionError, TokenError, UnavailableError
+from empathy_kv import connect, connect_async
+from empathy_kv.errors import (
+    EmpathyKVError,
+    NotApplied,
+    OutcomeUnknown,
+    StoragePermissionError,
+    TokenError,
+    UnavailableError,
+)
 from empathy_kv.kv.interface import Tokens
 from empathy_kv.kv.operations import Batch, Get, IncrBy, Token
 from empathy_kv.kv.redis import RedisKV
+from empathy_kv.kv.redis.address import from_url
 
 
 class Link:
@@ -254,6 +265,100 @@ def test_a_wrong_password_is_a_permission_error_that_does_not_show_it(redis_serv
     while error is not None:
         assert "hunter2" not in f"{error!r} {error}"
         error = error.__cause__ or error.__context__
+
+
+def told(act: Callable[[], object]) -> str:
+    """Return what an error says; it is the same in an event loop."""
+    with pytest.raises(EmpathyKVError) as caught:
+        act()
+    return str(caught.value)
+
+
+def asked(url: str) -> str:
+    """Return what a read says of a server that does not take it, the same both ways."""
+
+    async def awaited() -> None:
+        async with await connect_async(url, timeout=0.3) as store:
+            await store.kv.namespace("a").get("k")
+
+    with connect(url, timeout=0.3) as store:
+        said = told(lambda: store.kv.namespace("a").get("k"))
+    assert told(lambda: asyncio.run(awaited())) == said
+    return said
+
+
+def test_a_password_that_is_wrong_and_one_that_is_missing_are_told_apart(
+    redis_server: RedisServer, redis_restricted: RestrictedServer
+) -> None:
+    wrong = "the server does not allow it: user name or password is wrong (WRONGPASS)"
+    for server in (redis_server, redis_restricted):
+        assert asked(f"redis://agents:hunter2@127.0.0.1:{server.port}") == wrong
+    missing = "the server does not allow it: user name or password is missing (NOAUTH)"
+    assert asked(f"redis://127.0.0.1:{redis_restricted.port}") == missing
+    needless = "the server does not allow it: it has no password, and one was given (NOAUTH)"
+    assert asked(f"redis://:hunter2@127.0.0.1:{redis_server.port}") == needless
+
+
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("redis://127.0.0.1:1", "the server at 127.0.0.1:1 did not answer (Connection refused until"),
+        (
+            "redis://u:hunter2@no-such-host.invalid",
+            "no-such-host.invalid:6379 did not answer (Name or service not known",
+        ),
+        ("unix:///nowhere/redis.sock", "the server at /nowhere/redis.sock did not answer (No such file or directory"),
+    ],
+)
+def test_why_a_server_was_not_reached_is_told(url: str, why: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    ask = socket.getaddrinfo
+
+    def resolve(host: str, *arguments: Any, **options: Any) -> Any:
+        if host.endswith(".invalid"):  # Some ask a server for that, which may take long or know it.
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return ask(host, *arguments, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    said = asked(url)
+    assert why in said
+    assert "hunter2" not in said
+
+
+@pytest.mark.parametrize(
+    ("url", "what"),
+    [
+        ("redis://h:abc", "have a number up to 65535 as the port, as redis://host:6379/0"),
+        ("valkeys+cluster://h:99999", "have a number up to 65535 as the port, as redis://host:6379/0"),
+        ("redis://h/x", "have a number as the database behind the host, as redis://host:6379/0"),
+        ("redis://h/-1", "have a number as the database behind the host, as redis://host:6379/0"),
+        ("redis://h?foo=bar", "have only options that redis-py knows behind the ?, which 'foo' is not"),
+        ("redis://h?socket_timeout=abc", "give the option 'socket_timeout' a value of its kind"),
+        ("redis+sentinel://h", "name a service of the sentinels, as redis+sentinel://host:26379/service/0"),
+        (
+            "redis+cluster://h/1",
+            "name no database but 0, which is all that a cluster has, as redis+cluster://host:6379",
+        ),
+        ("redis+sentinel://h,,h/s", "name a host before each comma, and behind the last"),
+    ],
+)
+def test_the_part_of_a_url_that_is_wrong_is_named(url: str, what: str) -> None:
+    said = told(lambda: connect(url))
+    assert said.startswith(f"target must {what}")
+    assert told(lambda: asyncio.run(connect_async(url))) == said
+
+
+@pytest.mark.parametrize("password", ["se/cret", "se?cret=1", "se#cret", "12?secret=1", "12/secret", "se@c:ret"])
+def test_nothing_is_shown_of_a_password_that_was_not_encoded(password: str) -> None:
+    said = told(lambda: connect(f"redis://u:{password}@h:x"))
+    assert "cret" not in said
+    assert said.endswith("in a password, @ / ? # and : are written as %40 %2F %3F %23 and %3A")
+
+
+def test_valkey_is_another_word_for_redis(redis_server: RedisServer) -> None:
+    with connect(f"valkey://127.0.0.1:{redis_server.port}/0", prefix=secrets.token_hex(4)) as store:
+        assert store.kv.namespace("a").incr("n") == 1
+    settings = from_url("valkeys://h", asynchronous=False).known(0).connection  # type: ignore[union-attr]
+    assert settings == {**from_url("rediss://h", asynchronous=False).known(0).connection, "retry": settings["retry"]}  # type: ignore[union-attr]
 
 
 def test_nothing_is_imported_by_the_first_calls_so_no_child_inherits_the_lock_of_a_half_imported_module(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from places import KINDS, Place, everything, fill, places
 
-from empathy_kv import CodecError, CollaborationState, Pattern, PatternLibrary, Store, UnfinishedError
+from empathy_kv import (
+    ArgumentTypeError,
+    CodecError,
+    CollaborationState,
+    Pattern,
+    PatternLibrary,
+    Store,
+    UnfinishedError,
+)
 from empathy_kv.kv.memory import MemoryKV
 from empathy_kv.records import Interaction
 from empathy_kv.snapshot import content, dump, restore
@@ -154,6 +163,39 @@ def test_a_line_of_anything_is_refused(line: bytes) -> None:
         restore(store, rewritten([*LINES[:4], line, *LINES[4:]]))
     assert caught.value.line == 5
     assert store.states.list_users() == []
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+def test_a_file_with_a_line_in_each_line_is_taken(end: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "dump.jsonl"
+    with path.open("wb") as file:
+        file.writelines(line + end for line in LINES)
+    store = Store(MemoryKV(), history_limit=2)
+    with path.open("rb") as file:
+        assert restore(store, file).interactions == 2
+    with path.open("rb") as file:
+        assert content(file) == content(dump(store)) == content(LINES)
+
+
+def test_only_one_end_of_a_line_is_none_of_it() -> None:
+    for end in (b"\n\n", b"\r", b"\n\r\n", b" \n"):
+        with pytest.raises(CodecError, match="checksum"):
+            restore(Store(MemoryKV()), [LINES[0] + end, *LINES[1:]])
+
+
+def test_a_file_whose_lines_were_written_without_their_end_says_what_is_missing(tmp_path: Path) -> None:
+    path = tmp_path / "dump.jsonl"
+    with path.open("wb") as file:
+        file.writelines(LINES)
+    with path.open("rb") as file, pytest.raises(CodecError, match=r"line 1 .* expected a newline behind it"):
+        restore(Store(MemoryKV()), file)
+
+
+def test_lines_that_are_text_are_refused_before_they_are_looked_at() -> None:
+    texts: Any = [line.decode() for line in LINES]
+    for take in (content, lambda lines: restore(Store(MemoryKV()), lines)):
+        with pytest.raises(ArgumentTypeError, match="lines must be bytes, as of a file that was opened with 'rb'"):
+            take(texts)  # type: ignore[no-untyped-call]
 
 
 def test_counts_that_do_not_fit_are_refused_and_so_is_what_follows_the_end() -> None:

@@ -7,6 +7,7 @@
     redis+sentinel://[user:password@]host:port,host:port/service/db?sentinel_username=...&sentinel_password=...
     redis+cluster://[user:password@]host:port,host:port     with rediss+ in front, both by TLS
 
+`valkey` and `valkeys` are other words for `redis` and `rediss`, everywhere.
 What else stands behind the question mark is what redis-py takes there. All connections speak RESP2, return bytes, and
 never repeat a command by themselves.
 """
@@ -14,9 +15,10 @@ never repeat a command by themselves.
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Mapping
 from typing import Any, Final
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 import redis
 import redis.asyncio
@@ -55,23 +57,43 @@ def _settings(kwargs: Mapping[str, Any], kind: Any) -> dict[str, Any]:
     return {**kept, "connection_class": kind, "retry": retry, "protocol": 2}
 
 
+_SAME: Final = {"valkey": "redis", "valkeys": "rediss"}
+_OPTION: Final = re.compile(r"(?:Invalid value for|unexpected keyword argument) '([a-z_]+)'")
+"""What redis-py says of an option."""
+
+
+class _Wrong(ValueError):  # noqa: N818 - what a URL is
+    """A part of a URL is not what it has to be; the text is what would be right, and quotes nothing of the URL."""
+
+
 def from_url(url: str, *, asynchronous: bool) -> Topology:
     """Return the topology that a URL names. Nothing is sent yet."""
+    behind = url.partition("://")[2]
+    unencoded = "@" in behind.partition("@")[2] or re.search("[/?#].*@", behind, re.DOTALL)
     try:
         return _parsed(url, asynchronous)
+    except _Wrong as error:
+        wrong = str(error)
     except (ValueError, TypeError, redis.exceptions.RedisError) as error:
-        wrong = type(error).__name__
+        option = None if unencoded else _OPTION.search(str(error))
+        if option is None:
+            wrong = f"be one as redis://host:6379/0 or redis+sentinel://host:26379/service/0 ({type(error).__name__})"
+        elif isinstance(error, TypeError):
+            wrong = f"have only options that redis-py knows behind the ?, which {option[1]!r} is not"
+        else:
+            wrong = f"give the option {option[1]!r} a value of its kind"
     # Neither the URL nor the error, whose text quotes it: there may be a password in it.
-    raise ArgumentError(
-        f"url must be one as redis://host:6379/0 or redis+sentinel://host:26379/service/0 ({wrong})", argument="url"
-    )
+    if unencoded:
+        wrong += "; in a password, @ / ? # and : are written as %40 %2F %3F %23 and %3A"
+    raise ArgumentError(f"url must {wrong}", argument="url")
 
 
 def _parsed(url: str, asynchronous: bool) -> Topology:
     scheme, colon, rest = url.partition(":")
     scheme, _, part = scheme.lower().partition("+")
+    scheme = _SAME.get(scheme, scheme)
     if part not in ("", "sentinel", "cluster"):
-        raise ValueError(part)
+        raise _Wrong("begin with redis:, or with redis+sentinel: or redis+cluster:")
     if not part:
         settings = _read(f"{scheme}{colon}{rest}", asynchronous)
         address = settings.get("path") or (settings.get("host", "localhost"), settings.get("port", 6379))
@@ -82,13 +104,13 @@ def _parsed(url: str, asynchronous: bool) -> Topology:
     path = [unquote(piece) for piece in parts.path.strip("/").split("/") if piece]
     if part == "cluster":
         if path not in ([], ["0"]):
-            raise ValueError("a cluster has database 0 alone")
+            raise _Wrong("name no database but 0, which is all that a cluster has, as redis+cluster://host:6379")
         settings = _read(f"{scheme}://{user}{at}host/?{parts.query}", asynchronous)
         topology = Cluster(seeds, settings)
         _tried(Node(seeds[0], settings))
         return topology
     if not 1 <= len(path) <= 2:
-        raise ValueError("a service is missing")
+        raise _Wrong("name a service of the sentinels, as redis+sentinel://host:26379/service/0")
     database = path[1] if len(path) == 2 else "0"
     settings = _read(f"{scheme}://{user}{at}host/{database}?{parts.query}", asynchronous)
     own = {name: settings.pop(f"sentinel_{name}", None) for name in ("username", "password")}
@@ -101,8 +123,15 @@ def _parsed(url: str, asynchronous: bool) -> Topology:
 def _host(text: str, default: int) -> tuple[str, int]:
     parts = urlsplit(f"//{text}")
     if not parts.hostname:
-        raise ValueError("a host is missing")
-    return parts.hostname, parts.port or default
+        raise _Wrong("name a host before each comma, and behind the last, as redis+cluster://host:6379,host:6379")
+    return parts.hostname, _port(parts) or default
+
+
+def _port(parts: SplitResult) -> int | None:
+    try:
+        return parts.port
+    except ValueError:
+        raise _Wrong("have a number up to 65535 as the port, as redis://host:6379/0") from None
 
 
 def _sentinel(host: str, port: int, settings: Mapping[str, Any]) -> Node:
@@ -113,7 +142,10 @@ def _read(url: str, asynchronous: bool) -> dict[str, Any]:
     """Read what redis-py reads of a URL, and be strict where it is not."""
     parts = urlsplit(url)
     if parts.scheme != "unix":
-        int(parts.path.strip("/") or 0)  # redis-py takes what is no number for database 0.
+        _port(parts)
+        database = parts.path.strip("/") or "0"
+        if not (database.isascii() and database.isdigit()):  # redis-py takes what is no number for database 0.
+            raise _Wrong("have a number as the database behind the host, as redis://host:6379/0")
     parse = redis.asyncio.connection.parse_url if asynchronous else redis.connection.parse_url
     read: dict[str, Any] = dict(parse(url))
     ordinary = redis.asyncio.Connection if asynchronous else redis.Connection

@@ -11,7 +11,11 @@ first may still be under way: only `settle` does, which makes it void.
 
 from __future__ import annotations
 
+import os
 import random
+import re
+import socket
+import ssl
 import time
 from collections.abc import Sequence
 from typing import Any, Final
@@ -275,7 +279,7 @@ class Execution:
             message = f"the write was applied, but {cause}; a failover may lose it"
         else:
             message = (
-                f"the write was sent to {_named(node)} and no reply came ({type(cause).__name__} until the timeout "
+                f"the write was sent to {_named(node)} and no reply came ({_reason(cause)} until the timeout "
                 f"of {self.timeout:g} s); settle(token) tells whether it was applied"
             )
         return OutcomeUnknown(message, token=call.token)
@@ -284,7 +288,7 @@ class Execution:
         name = code(cause)
         if name == "READONLY":
             return StoragePermissionError("the server is a read-only replica, and no other took its place")
-        why = name if name in _PASSING else type(cause).__name__
+        why = name if name in _PASSING else _reason(cause)
         return UnavailableError(f"{_named(node)} did not answer ({why} until the timeout of {self.timeout:g} s)")
 
 
@@ -296,6 +300,25 @@ def _named(node: Node | None) -> str:
     return f"the server at {place}"
 
 
+def _reason(cause: Exception) -> str:
+    """Return why a connection failed: what the operating system says, else what kind of error it is.
+
+    Not the text of redis-py's error: it may quote what it was given.
+    """
+    below: BaseException | None = cause
+    while below is not None:
+        if isinstance(below, OSError):
+            if isinstance(below, (socket.gaierror, ssl.SSLError)) and below.strerror:
+                return below.strerror
+            # What asyncio makes of the errors of several addresses has no number of its own.
+            number = below.errno or next(map(int, _NUMBERS.findall(str(below))), 0)
+            if number > 0:
+                return os.strerror(number)
+        below = below.__cause__ or below.__context__
+    return type(cause).__name__
+
+
+_NUMBERS: Final = re.compile(r"\[Errno (\d+)\]")
 _UNSEEN: Final = Exception("nobody was asked")
 
 
@@ -329,7 +352,15 @@ def _told(error: Exception) -> str:
 def translate(error: Exception) -> EmpathyKVError:
     """Return what an answer of the server that will not change means here. It says that nothing was done."""
     name = code(error)
-    if name in ("NOAUTH", "NOPERM", "WRONGPASS"):
+    if name in ("NOAUTH", "WRONGPASS"):
+        # redis-py makes one class of all these, and takes the code away. The text is a server's, which never quotes.
+        said = f"{name} {error}".lower()
+        if "wrongpass" in said or "invalid" in said:
+            return StoragePermissionError("the server does not allow it: user name or password is wrong (WRONGPASS)")
+        if "required" in said:
+            return StoragePermissionError("the server does not allow it: user name or password is missing (NOAUTH)")
+        return StoragePermissionError("the server does not allow it: it has no password, and one was given (NOAUTH)")
+    if name == "NOPERM":
         return StoragePermissionError(f"the server does not allow it ({name})")
     if name == "WRONGTYPE":
         return WrongTypeError("the key holds another kind of value", key="", kind="")
