@@ -16,6 +16,7 @@ from empathy_kv.codec import codec
 from empathy_kv.errors import ArgumentError, ArgumentTypeError, CheckError, CodecError, StateNotFoundError
 from empathy_kv.kv.interface import KV, Keys, Steps, method, run
 from empathy_kv.kv.operations import Batch, Check, Delete, Get, Set, Version, boolean, integer, text
+from empathy_kv.kv.table import refused
 from empathy_kv.paths import destination
 from empathy_kv.records import MAX_ID, CollaborationState
 
@@ -49,9 +50,15 @@ class KVStates:
     """States in a namespace of a store."""
 
     def save(self, state: CollaborationState, expected_version: int | None) -> Steps[int]:
-        user_id = state.user_id
-        checks = () if expected_version is None else (Check(user_id, expected_version),)
-        replies = yield Batch(NAMESPACE, (Set(user_id, encoded(state)),), checks)
+        write = Set(state.user_id, encoded(state))
+        if expected_version is None:
+            replies = yield Batch.of(NAMESPACE, write)
+        else:
+            check = Check(state.user_id, expected_version)
+            try:
+                replies = yield Batch(NAMESPACE, (write,), (check,))
+            except CheckError as error:
+                raise refused(check, error.actual, "state of") from error
         version: int = replies[0]
         return version
 

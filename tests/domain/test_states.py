@@ -192,8 +192,9 @@ def test_a_state_is_saved_only_if_it_has_the_expected_version(states: StateManag
     assert str(caught.value).endswith(f"'u' has version {first}, and was to be absent: somebody else wrote it")
     second = states.save_state("u", CollaborationState("u", 0.2), expected_version=first)
     assert second != first
-    with pytest.raises(CheckError):
+    with pytest.raises(CheckError) as caught:
         states.save_state("u", CollaborationState("u", 0.9), expected_version=first)
+    assert str(caught.value) == f"state of 'u' has version {second}, not {first}: somebody else wrote it"
     assert states.load_versioned("u") == (states.load_state("u"), second)
     assert states.load_state("u").trust_level == 0.2
     states.delete_state("u")
