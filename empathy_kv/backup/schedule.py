@@ -11,15 +11,16 @@ import logging
 import signal
 import threading
 import time as clock
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from datetime import time
 from types import FrameType
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from empathy_kv.backup.backups import Backups
 from empathy_kv.backup.retention import Keep
 from empathy_kv.errors import ArgumentError, UnsupportedError
-from empathy_kv.urls import connect
+from empathy_kv.store import Store
 
 _LOG: Final = logging.getLogger("empathy_kv.backup")
 
@@ -28,8 +29,11 @@ class _Stop(BaseException):
     """A signal said that it is enough."""
 
 
-def run(backups: Backups, url: str | None, at: Sequence[time], keep: Keep | None = None) -> None:
-    """Back up the store at a URL each day at some times (of this machine's zone), until SIGTERM or SIGINT.
+Opens: TypeAlias = Callable[[], AbstractContextManager[Store]]
+
+
+def run(backups: Backups, opens: Opens, at: Sequence[time], keep: Keep | None = None) -> None:
+    """Back up the store that a call opens each day at some times (of this machine's zone), until SIGTERM or SIGINT.
 
     To be called in the main thread. How it went is logged as `empathy_kv.backup`, a line a run: INFO, or ERROR for one
     that failed, which does not keep the next from being made. With `keep`, each is followed by `Backups.prune`. A time
@@ -52,7 +56,7 @@ def run(backups: Backups, url: str | None, at: Sequence[time], keep: Keep | None
             while True:
                 due.wait()
                 due.clear()
-                _once(backups, url, keep)
+                _once(backups, opens, keep)
         finally:
             scheduler.shutdown()
 
@@ -61,11 +65,11 @@ def _nothing() -> None:
     """Do nothing."""
 
 
-def _once(backups: Backups, url: str | None, keep: Keep | None) -> None:
+def _once(backups: Backups, opens: Opens, keep: Keep | None) -> None:
     begun = clock.monotonic()
     done = "no backup"
     try:
-        with connect(url) as store:
+        with opens() as store:
             made = backups.create(store)
         counts = made.counts
         done = (

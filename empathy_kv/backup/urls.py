@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from pathlib import Path
 from typing import Final
 
 from empathy_kv.backup.target import Target
@@ -19,17 +20,12 @@ def opened(target: str | os.PathLike[str], timeout: float) -> Target:
 
     `ArgumentError` if it is none of them, and if what it needs is not installed. It says nothing of a service yet.
     """
-    if not isinstance(target, str) or not (scheme := _scheme(target)):
+    path = place(target)
+    if path is not None:
         from empathy_kv.backup.directory import Directory
 
-        return Directory(destination(target, "target"))
-    if scheme == "file":
-        from empathy_kv.backup.directory import Directory
-
-        return Directory(directory(target))
-    if scheme not in _SERVICES:
-        raise _wrong()
-    bucket, prefix = _bucket(target)
+        return Directory(path)
+    scheme, bucket, prefix = _bucket(str(target))
     try:
         from empathy_kv.backup.service import Service
     except ImportError as error:
@@ -39,6 +35,21 @@ def opened(target: str | os.PathLike[str], timeout: float) -> Target:
             argument="target",
         ) from error
     return Service(scheme, bucket, prefix, timeout)
+
+
+def place(target: str | os.PathLike[str]) -> Path | None:
+    """Return the directory of this machine that a target names, None if it names a service.
+
+    `ArgumentError` if it is neither.
+    """
+    scheme = _scheme(target) if isinstance(target, str) else None
+    if scheme is None:
+        return destination(target, "target")
+    if scheme == "file":
+        return directory(str(target))
+    if scheme not in _SERVICES:
+        raise _wrong()
+    return None
 
 
 def _scheme(target: str) -> str | None:
@@ -56,11 +67,13 @@ def _wrong() -> ArgumentError:
     )
 
 
-def _bucket(target: str) -> tuple[str, str]:
-    bucket, _, prefix = target.partition("://")[2].partition("/")
+def _bucket(target: str) -> tuple[str, str, str]:
+    """Return the scheme, the bucket or container, and the prefix that the URL of a service names."""
+    scheme, _, rest = target.partition("://")
+    bucket, _, prefix = rest.partition("/")
     names = [name for name in prefix.split("/") if name]
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", bucket) or any(
         name in (".", "..") or not name.isprintable() or set(name) & set("?#\\@*") for name in names
     ):
         raise _wrong()
-    return bucket, "/".join(names)
+    return scheme.lower(), bucket, "/".join(names)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import logging
 import sys
+from collections.abc import Iterator
 from datetime import time
 from typing import Annotated, Any, Final, TypeAlias
 
 from cyclopts import App, Parameter
 
 from empathy_kv.backup import Backup, Backups, Keep, schedule
+from empathy_kv.backup.urls import place
 from empathy_kv.cli.console import Refused, confirm, counted, printable, progress, show, show_json, size, table, tell
-from empathy_kv.cli.options import HERE, DryRun, Json, Where, Yes, absent, opened, others
+from empathy_kv.cli.options import HERE, DryRun, Json, Where, Yes, opened, others, present
 from empathy_kv.errors import NotEmptyError
 from empathy_kv.snapshot import Counts
 
@@ -39,11 +43,7 @@ def create(*, target: Target, json: Json = False, store: Where = HERE) -> None:
 
     Patterns, links, states and metrics are in it; collections and namespaces of your own are not.
     """
-    path = absent(store)
-    if path is not None:
-        # A backup of nothing, made in the place of one of something, would be missed when it is needed.
-        raise Refused(f"there is no store at {path}: see --store or EMPATHY_KV_URL")
-    with Backups(target) as backups, opened(store) as open_store, progress("records") as done:
+    with Backups(target) as backups, present(store) as open_store, progress("records") as done:
         made = backups.create(open_store, progress=done)
         others(open_store, "backed up")
     if json:
@@ -56,7 +56,7 @@ def create(*, target: Target, json: Json = False, store: Where = HERE) -> None:
 @app.command(name="list")
 def list_(*, target: Target, json: Json = False) -> None:
     """List the backups, the oldest first."""
-    with Backups(target) as backups:
+    with kept(target) as backups:
         found = backups.list()
     if json:
         show_json([_document(backup) for backup in found])
@@ -74,7 +74,7 @@ def list_(*, target: Target, json: Json = False) -> None:
 @app.command
 def verify(name: Name = None, /, *, target: Target, json: Json = False) -> int:
     """Read all of a backup and tell what is damaged. The exit status is 1 if anything is."""
-    with Backups(target) as backups, progress("parts") as done:
+    with kept(target) as backups, progress("parts") as done:
         backup = backups.find(name)
         problems = backups.verify(backup.name, progress=done)
     if json:
@@ -99,7 +99,7 @@ def restore(
     store: Where = HERE,
 ) -> None:
     """Put all of a backup into a store, or nothing. It is verified first."""
-    with Backups(target) as backups:
+    with kept(target) as backups:
         backup = backups.find(name)
         told = f"{backup.name}: {_counted(backup.counts)}"
         if dry_run:
@@ -134,7 +134,7 @@ def prune(
     if not (keep or daily or weekly or monthly):
         raise Refused("say which to keep, as --keep 7, or --daily 7 --weekly 4 --monthly 12", 2)
     rules = Keep(last=keep, daily=daily, weekly=weekly, monthly=monthly)
-    with Backups(target) as backups:
+    with kept(target) as backups:
         found = backups.prune(rules, dry_run=True)
         told = counted(len(found.removed), "backup") + (
             f" and {counted(found.leftovers, 'object')} of dead ones" if found.leftovers else ""
@@ -175,9 +175,21 @@ def run(
     logging.getLogger("empathy_kv").setLevel(logging.INFO)
     with Backups(target) as backups:
         # A URL that is none is a mistake of which to hear now, and not in the night.
-        with opened(store):
+        with present(store):
             pass
-        schedule.run(backups, store, times, rules)
+        # A store that is gone some night would be backed up as an empty one, in the place of what is pruned then.
+        schedule.run(backups, functools.partial(present, store), times, rules)
+
+
+@contextlib.contextmanager
+def kept(target: str) -> Iterator[Backups]:
+    """Open the backups at a target, for a command that makes none: a directory is there, or its name is a mistake."""
+    path = place(target)
+    if path is not None and not path.exists():
+        told = "name that of the backups by --target or EMPATHY_KV_BACKUPS; `empathy-kv backup create` makes one"
+        raise Refused(f"there is no directory {path}: {told}")
+    with Backups(target) as backups:
+        yield backups
 
 
 def _time(word: str) -> time:

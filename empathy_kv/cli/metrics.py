@@ -25,7 +25,7 @@ from empathy_kv.cli.console import (
     table,
     tell,
 )
-from empathy_kv.cli.options import HERE, DryRun, Json, Where, Yes, opened, overwriting, suited
+from empathy_kv.cli.options import HERE, DryRun, Json, Where, Yes, overwriting, present, suited
 from empathy_kv.metrics import MetricsCollector
 from empathy_kv.records import LEVELS
 
@@ -40,7 +40,7 @@ _SPARE: Final = ("MEAN", "LEVEL", "P50", "P99", "COUNT", "LEVELS 1-5", f"LAST {_
 @app.command(name="show")
 def show_(user_id: str | None = None, /, *, json: Json = False, store: Where = HERE) -> None:
     """Show the figures of a user, or of all users together."""
-    with opened(store) as open_store:
+    with present(store) as open_store:
         stats: Any = (
             open_store.metrics.get_global_stats() if user_id is None else open_store.metrics.get_user_stats(user_id)
         )
@@ -56,7 +56,7 @@ def show_(user_id: str | None = None, /, *, json: Json = False, store: Where = H
 def export(file: Path, /, *, yes: Yes = False, dry_run: DryRun = False, store: Where = HERE) -> None:
     """Write the figures of every user and of all to a file: .json, .jsonl or .csv."""
     suited(file, ".json", ".jsonl", ".csv")
-    with opened(store) as open_store:
+    with present(store) as open_store:
         told = f"the figures of {counted(len(open_store.metrics.get_all_users()), 'user')} to {file}"
         if not overwriting(file, told, yes=yes, dry_run=dry_run):
             return
@@ -78,7 +78,7 @@ def dashboard(
     """Show users side by side: success, levels, response times, days."""
     if top < 1 or not 0.1 <= interval <= 3600:
         raise Refused("--top must be 1 or more, --interval 0.1 to 3600 seconds", 2)
-    with opened(store) as open_store:
+    with present(store) as open_store:
         if json:
             show_json(_figures(open_store.metrics))
             return

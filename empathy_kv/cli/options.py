@@ -11,7 +11,7 @@ from cyclopts import Parameter
 
 from empathy_kv.cli.console import Refused, confirm, counted, tell
 from empathy_kv.store import Store
-from empathy_kv.urls import DEFAULT_URL, connect, place
+from empathy_kv.urls import DEFAULT_URL, PREFIX, connect, place
 
 Where: TypeAlias = Annotated[
     str, Parameter(name=["--store", "-s"], env_var="EMPATHY_KV_URL", help="URL of the store", show_default=False)
@@ -30,7 +30,20 @@ HERE = DEFAULT_URL
 
 @contextlib.contextmanager
 def opened(where: str) -> Iterator[Store]:
-    """Open the store for one command."""
+    """Open the store for one command, the first write of which makes it."""
+    with connect(where) as store:
+        yield store
+
+
+@contextlib.contextmanager
+def present(where: str) -> Iterator[Store]:
+    """Open a store that is there, for a command that makes none.
+
+    One that is not there would be taken for an empty one, and a mistake in its name for good news.
+    """
+    if absent(where):
+        told = "name one by --store or EMPATHY_KV_URL; `empathy-kv demo` fills one"
+        raise Refused(f"there is no store at {where}: {told}")
     with connect(where) as store:
         yield store
 
@@ -75,7 +88,10 @@ def others(store: Store, verb: str) -> None:
         tell(f"not {verb}: {counted(found, 'collection or namespace', several)} of your own")
 
 
-def absent(where: str) -> Path | None:
-    """Return the directory or file of a store on this machine's disk in which nothing was ever stored."""
-    path = place(where)  # Of servers, nobody knows.
-    return None if path is None or path.exists() else path
+def absent(where: str) -> bool:
+    """Return whether a URL names a store on this machine's disk, and nothing was ever stored there."""
+    path = place(where)
+    if path is None:
+        return False  # Of servers, nobody knows.
+    # A directory of other things is no store: what is stored stands in one below it.
+    return not (path if path.is_file() else path / PREFIX).exists()

@@ -10,7 +10,7 @@ import msgspec
 from cyclopts import App, Parameter
 
 from empathy_kv.cli.console import Refused, confirm, counted, document, progress, share, show, show_json, table, tell
-from empathy_kv.cli.options import HERE, DryRun, Json, Tags, Where, Yes, file_at, opened, overwriting, suited
+from empathy_kv.cli.options import HERE, DryRun, Json, Tags, Where, Yes, file_at, opened, overwriting, present, suited
 from empathy_kv.codec import codec, parse
 from empathy_kv.errors import CodecError
 from empathy_kv.pattern_library import PatternLibrary, missing
@@ -58,7 +58,7 @@ def list_(
     """List the patterns."""
     if limit is not None and limit < 1:
         raise Refused(f"--limit must be 1 or more, not {limit}", 2)
-    with opened(store) as open_store:
+    with present(store) as open_store:
         library = open_store.patterns
         found = library.get_agent_patterns(agent) if agent is not None else list(library.patterns.values())
         if sort is not None:
@@ -76,7 +76,7 @@ def list_(
 @app.command(name="show")
 def show_(pattern_id: str, /, *, json: Json = False, store: Where = HERE) -> None:
     """Show a pattern, and which it is linked to."""
-    with opened(store) as open_store:
+    with present(store) as open_store:
         pattern = open_store.patterns.get_pattern(pattern_id)
         if pattern is None:
             raise missing(pattern_id)
@@ -108,7 +108,7 @@ def find(
         raise Refused("say what to look for: KEY=VALUE, or --tag TAG", 2)
     if tag:
         context["tags"] = tag
-    with opened(store) as open_store:
+    with present(store) as open_store:
         matches = open_store.patterns.find_patterns(
             context, pattern_type=type, min_confidence=min_confidence, limit=limit
         )
@@ -170,7 +170,7 @@ def remove(
     store: Where = HERE,
 ) -> None:
     """Remove patterns, with their links."""
-    with opened(store) as open_store:
+    with present(store) as open_store:
         known = open_store.patterns.patterns
         for pattern_id in ids:
             if pattern_id not in known:
@@ -240,7 +240,7 @@ _PAGE: Final = 5_000
 def export(file: Path, /, *, yes: Yes = False, dry_run: DryRun = False, store: Where = HERE) -> None:
     """Write the library to a file, .json (also .json.gz, .json.zst) or SQLite (.db), whole or not at all."""
     suited(file, ".json", ".json.gz", ".json.zst", *_SQLITE)
-    with opened(store) as open_store:
+    with present(store) as open_store:
         library = open_store.patterns
         told = f"{counted(len(library.patterns), 'pattern')} to {file}"
         if not overwriting(file, told, yes=yes, dry_run=dry_run):

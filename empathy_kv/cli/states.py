@@ -10,7 +10,7 @@ import msgspec
 from cyclopts import App, Parameter
 
 from empathy_kv.cli.console import Refused, confirm, counted, document, progress, share, show, show_json, table, tell
-from empathy_kv.cli.options import HERE, DryRun, Json, Where, Yes, opened, overwriting, required, suited
+from empathy_kv.cli.options import HERE, DryRun, Json, Where, Yes, opened, overwriting, present, required, suited
 from empathy_kv.codec import codec, parse
 from empathy_kv.errors import CodecError, StateNotFoundError
 from empathy_kv.paths import destination
@@ -26,7 +26,7 @@ _CODEC: Final = codec(CollaborationState)
 @app.command(name="list")
 def list_(*, json: Json = False, store: Where = HERE) -> None:
     """List the users, and how far each is trusted."""
-    with opened(store) as open_store:
+    with present(store) as open_store:
         states = list(_all(open_store.states))
     if json:
         show_json([_CODEC.unstructure(state) for state in states])
@@ -50,7 +50,7 @@ def list_(*, json: Json = False, store: Where = HERE) -> None:
 @app.command(name="show")
 def show_(user_id: str, /, *, json: Json = False, store: Where = HERE) -> None:
     """Show the state of a user."""
-    with opened(store) as open_store:
+    with present(store) as open_store:
         record = _CODEC.unstructure(open_store.states.load_state(user_id))
     if json:
         show_json(record)
@@ -72,7 +72,7 @@ def export(
         suited(file, ".json", ".jsonl")
     elif file.exists() and not file.is_dir():
         raise Refused(f"{file} is no directory, and does not end in .json or .jsonl", 2)
-    with opened(store) as open_store, progress("states") as done:
+    with present(store) as open_store, progress("states") as done:
         states = []
         for state in _all(open_store.states):
             states.append(state)
@@ -144,7 +144,7 @@ def delete(
     store: Where = HERE,
 ) -> None:
     """Delete the states of users."""
-    with opened(store) as open_store:
+    with present(store) as open_store:
         for user_id in users:
             open_store.states.load_state(user_id)  # One that is not there is a mistake, of which to hear now.
         if dry_run:

@@ -21,7 +21,7 @@ from empathy_kv.cli.console import (
     table,
     tell,
 )
-from empathy_kv.cli.options import HERE, DryRun, Json, Where, Yes, opened, others, required
+from empathy_kv.cli.options import HERE, DryRun, Json, Where, Yes, absent, others, present, required
 from empathy_kv.metrics import HISTORY
 from empathy_kv.migration import Migration, older_lines
 from empathy_kv.snapshot import Counts, Lines, dump
@@ -33,7 +33,7 @@ app: Final = App(name="store", help="A store as a whole.")
 @app.command
 def info(*, json: Json = False, store: Where = HERE) -> None:
     """Show what a store is and how much is in it."""
-    with opened(store) as open_store:
+    with present(store) as open_store:
         metrics = open_store.metrics.get_global_stats()
         found: dict[str, Any] = {
             "store": repr(open_store),
@@ -51,7 +51,7 @@ def info(*, json: Json = False, store: Where = HERE) -> None:
 @app.command
 def check(*, json: Json = False, store: Where = HERE) -> int:
     """Read everything and tell what is damaged or foreign; nothing is changed. The exit status is 1 if anything is."""
-    with opened(store) as open_store:
+    with present(store) as open_store:
         damage = open_store.check()
     if json:
         show_json([{"path": error.path, "problem": str(error)} for error in damage])
@@ -64,7 +64,7 @@ def check(*, json: Json = False, store: Where = HERE) -> int:
 @app.command
 def checkpoint(*, store: Where = HERE) -> None:
     """Bring the JSON documents of a store on files up to date, to be read by people and by backups."""
-    with opened(store) as open_store:
+    with present(store) as open_store:
         open_store.checkpoint()
         tell(f"{printable(repr(open_store))} is up to date")
 
@@ -146,9 +146,9 @@ def _lines(source: str) -> Iterator[Lines]:
                 yield lines
             return
         source = f"sqlite:///{path}"
-    scheme, _, rest = source.partition(":")
-    if scheme.lower() == "sqlite":
-        required(Path(rest.removeprefix("///")))  # Not an empty one.
+    if absent(source):
+        told = "FROM is the URL of one, or a directory or database of empathy-framework"
+        raise Refused(f"there is no store at {source}: {told}")
     with connect(source) as store, contextlib.closing(dump(store)) as lines:
         others(store, "moved")
         yield lines

@@ -9,9 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from empathy_kv import ArgumentError, Backups
+from empathy_kv import ArgumentError, Backups, Store, connect
 from empathy_kv.backup import schedule
 from empathy_kv.errors import UnsupportedError
+
+
+def memory() -> Store:
+    return connect("memory:")
 
 
 def test_times_that_were_slept_through_are_made_up_for_once() -> None:
@@ -30,7 +34,7 @@ def test_times_that_were_slept_through_are_made_up_for_once() -> None:
 
 def test_a_schedule_without_a_time_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ArgumentError):
-        schedule.run(Backups(tmp_path), "memory:", [])
+        schedule.run(Backups(tmp_path), memory, [])
 
 
 def test_without_apscheduler_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -38,4 +42,4 @@ def test_without_apscheduler_it_says_what_to_install(tmp_path: Path, monkeypatch
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "apscheduler", None)
     with pytest.raises(UnsupportedError, match=r"empathy-kv\[backup\]"):
-        schedule.run(Backups(tmp_path), "memory:", [time(2)])
+        schedule.run(Backups(tmp_path), memory, [time(2)])

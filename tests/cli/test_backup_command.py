@@ -198,6 +198,7 @@ def test_a_signal_in_the_middle_of_a_run_leaves_no_half_backup(people: Store, tm
     """The target hangs, once the first part was written."""
     code = """
 import os, sys, threading
+from empathy_kv import connect
 from empathy_kv.backup import directory, schedule, Backups
 from datetime import datetime, timedelta
 put = directory.Directory.put
@@ -207,7 +208,7 @@ def hanging(self, path, data):
     threading.Event().wait()
 directory.Directory.put = hanging
 times = [(datetime.now() + timedelta(seconds=n)).time() for n in (1, 3, 10, 30)]
-schedule.run(Backups(sys.argv[1]), os.environ["EMPATHY_KV_URL"], times)
+schedule.run(Backups(sys.argv[1]), connect, times)
 print("ended", file=sys.stderr)
 """
     with subprocess.Popen(
@@ -237,8 +238,8 @@ def test_it_can_be_told_what_to_do_by_the_environment_alone(people: Store) -> No
 def test_a_store_that_is_not_there_is_not_backed_up(url: str, command: Command, people: Store, tmp_path: Path) -> None:
     done = command("backup", "create", "--store", url)
     assert done.status == 1
-    assert done.err.startswith("empathy-kv: there is no store at typo")
-    assert command("backup", "list").err == "0 backups\n"
+    assert done.err.startswith(f"empathy-kv: there is no store at {url}: ")
+    assert not (tmp_path / "backups").exists()
     assert not [path for path in tmp_path.iterdir() if path.name.startswith("typo")]
 
 
@@ -266,3 +267,35 @@ def test_what_is_not_in_a_backup_is_told(command: Command, people: Store, tmp_pa
     told = command("store", "migrate", f"file:{tmp_path}/store", "file:other").err
     assert told.startswith("not moved: 2 collections or namespaces of your own\n")
     assert command("store", "migrate", "file:other", "sqlite:///other.db").err.startswith("moved ")
+
+
+@pytest.mark.parametrize("url", ["file:typo", "sqlite:///typo.db"])
+def test_a_run_hears_at_once_of_a_store_that_is_not_there(url: str, people: Store) -> None:
+    with running("--store", url, "--at", "02:00") as process:
+        assert process.stderr is not None
+        assert process.stderr.readline().startswith(f"empathy-kv: there is no store at {url}: ")
+        assert process.wait(timeout=60) == 1
+
+
+@pytest.mark.parametrize("arguments", [("list",), ("list", "--json"), ("prune", "--keep", "1", "--yes")])
+@pytest.mark.parametrize("target", ["nowhere", "file:nowhere"])
+def test_a_directory_that_is_not_there_is_not_taken_for_one_without_backups(
+    target: str, arguments: tuple[str, ...], command: Command, people: Store, tmp_path: Path
+) -> None:
+    done = command("backup", *arguments, "--target", target)
+    assert (done.status, done.out) == (1, "")
+    assert done.err == (
+        "empathy-kv: there is no directory nowhere: name that of the backups by --target or EMPATHY_KV_BACKUPS; "
+        "`empathy-kv backup create` makes one\n"
+    )
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_run_without_its_store_makes_no_backup_of_nothing(people: Store, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    with running(*soon()) as process:
+        line_of(process, "1 states")
+        store.rename(tmp_path / "elsewhere")
+        assert " ERROR no backup, then: there is no store at file:" in line_of(process, "no backup")
+        (tmp_path / "elsewhere").rename(store)
+        assert " INFO backup " in line_of(process, "1 states")

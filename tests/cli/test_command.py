@@ -171,7 +171,9 @@ def test_a_demo_fills_an_empty_store_only(command: Command, store: Store) -> Non
         (["metrics", "export", "figures.txt"], 2),
     ],
 )
-def test_an_error_is_one_line_without_a_secret(arguments: list[str], status: int, command: Command) -> None:
+def test_an_error_is_one_line_without_a_secret(
+    arguments: list[str], status: int, command: Command, people: Store
+) -> None:
     done = command(*arguments)
     assert (done.status, done.out) == (status, "")
     assert done.err.startswith("empathy-kv: ")
@@ -351,7 +353,11 @@ def test_figures_are_shown_as_people_read_them(command: Command, store: Store) -
     shown = command("metrics", "show").out
     assert "success_rate          85%\n" in shown
     assert "p95_response_time_ms  150 ms\n" in shown
-    assert "DAY" not in command("metrics", "show", "--store", "file:empty").out
+    with connect("file:other") as other:
+        other.states.save_state("ada", CollaborationState("ada"))
+    shown = command("metrics", "show", "--store", "file:other")
+    assert shown.out.startswith("total_users           0\n")
+    assert "DAY" not in shown.out
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
@@ -369,3 +375,48 @@ def test_output_that_cannot_be_written_is_told(command: Command, store: Store) -
     assert done.returncode == 1
     assert "empathy-kv: No space left on device\n" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+LOOKS = [
+    ("store", "info"),
+    ("store", "check"),
+    ("store", "checkpoint"),
+    ("states", "list"),
+    ("states", "show", "ada"),
+    ("states", "export", "out.json"),
+    ("states", "delete", "ada"),
+    ("patterns", "list"),
+    ("patterns", "show", "retry"),
+    ("patterns", "find", "task=api"),
+    ("patterns", "export", "out.json"),
+    ("patterns", "remove", "retry"),
+    ("metrics", "show"),
+    ("metrics", "show", "ada", "--json"),
+    ("metrics", "export", "out.json"),
+    ("metrics", "dashboard"),
+    ("backup", "create", "--target", "out"),
+]
+
+
+@pytest.mark.parametrize("url", ["file:nowhere", "sqlite:///nowhere.db", "file:."])
+@pytest.mark.parametrize("arguments", LOOKS)
+def test_a_store_that_is_not_there_is_not_taken_for_an_empty_one(
+    arguments: tuple[str, ...], url: str, command: Command, tmp_path: Path
+) -> None:
+    done = command(*arguments, "--store", url)
+    assert (done.status, done.out) == (1, "")
+    assert done.err == (
+        f"empathy-kv: there is no store at {url}: name one by --store or EMPATHY_KV_URL; `empathy-kv demo` fills one\n"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("url", ["file:new", "sqlite:///new.db"])
+def test_what_writes_makes_a_store_that_is_not_there(url: str, command: Command, tmp_path: Path) -> None:
+    pattern = b'{"id": "a", "agent_id": "a", "pattern_type": "t", "name": "A"}'
+    (tmp_path / "states.jsonl").write_text(STATE % "0.5")
+    assert command("patterns", "add", "-", "--store", url, stdin=pattern).err == "added a\n"
+    assert command("patterns", "export", "library.json", "--store", url).status == 0
+    assert command("patterns", "import", "library.json", "--store", f"{url}2").status == 0
+    assert command("states", "import", "states.jsonl", "--store", f"{url}3").status == 0
+    assert command("states", "list", "--store", f"{url}3").err == "1 user\n"
