@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
@@ -40,14 +42,32 @@ def _console(*, stderr: bool = False) -> Console:
     return console
 
 
+def expressible(text: str) -> bool:
+    """Return whether the encoding of the output has what stands in a text: that of a pipe may be an old one."""
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def printable(value: object) -> str:
-    """Return a value as people read it. What would control a terminal stands there as an escape."""
+    """Return a value as people read it.
+
+    What would control a terminal, and what the encoding of the output does not have, stands there as an escape.
+    """
     if value is None:
         return "-"
     if isinstance(value, datetime):
         return value.strftime("%Y-%m-%d %H:%M:%S")
     text = f"{value:,}" if type(value) is int else str(value)
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
+    if text.isprintable() and expressible(text):
+        return text
+    return "".join(c if c.isprintable() and expressible(c) else _escaped(c) for c in text)
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape", "backslashreplace").decode()
 
 
 def share(value: float) -> str:
@@ -122,7 +142,10 @@ def show(*parts: RenderableType | str) -> None:
 
 def show_json(value: Any) -> None:
     """Print for programs."""
-    sys.stdout.write(msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n")
+    text = msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
+    if not expressible(text):
+        text = re.sub(r"[^\0-\x7f]", lambda match: json.dumps(match[0])[1:-1], text)  # These are in strings only.
+    sys.stdout.write(text + "\n")
 
 
 def tell(message: str) -> None:

@@ -17,6 +17,7 @@ from empathy_kv.cli.console import (
     Refused,
     counted,
     document,
+    expressible,
     milliseconds,
     printable,
     share,
@@ -33,6 +34,8 @@ app: Final = App(name="metrics", help="Who used which level, how well, how fast.
 
 _DAYS: Final = 14
 _STEPS: Final = "▁▂▃▄▅▆▇█"
+_PLAIN: Final = ".:-=+*#@"
+"""Steps for an encoding that has no others."""
 _SPARE: Final = ("MEAN", "LEVEL", "P50", "P99", "COUNT", "LEVELS 1-5", f"LAST {_DAYS} DAYS")
 """What a narrow terminal does not show, the first first."""
 
@@ -141,11 +144,13 @@ def days(stats: Any) -> list[RenderableType]:
     """Return the days on which anything was recorded, each with a bar; nothing if there are none."""
     counts: dict[str, int] = stats["daily_counts"]
     most = max(counts.values(), default=0)
-    rows = [(day, count, "█" * max(1, round(count / most * 40))) for day, count in counts.items()]
+    block = _STEPS[-1] if expressible(_STEPS[-1]) else "#"
+    rows = [(day, count, block * max(1, round(count / most * 40))) for day, count in counts.items()]
     return [table(("DAY", "COUNT", ""), rows)] if rows else []
 
 
 def spark(counts: list[int]) -> str:
     """Return counts as bars beside each other, the highest as high as a line; a blank is none."""
     most = max(counts, default=0)
-    return printable("".join(_STEPS[(count * len(_STEPS) - 1) // most] if count else " " for count in counts))
+    steps = _STEPS if expressible(_STEPS) else _PLAIN
+    return printable("".join(steps[(count * len(steps) - 1) // most] if count else " " for count in counts))
