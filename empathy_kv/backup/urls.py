@@ -10,7 +10,7 @@ from typing import Final
 from empathy_kv.backup.target import Target
 from empathy_kv.errors import ArgumentError
 from empathy_kv.paths import destination
-from empathy_kv.urls import directory
+from empathy_kv.urls import directory, names_store
 
 _SERVICES: Final = ("s3", "az", "gs")
 
@@ -53,9 +53,14 @@ def place(target: str | os.PathLike[str]) -> Path | None:
 
 
 def _scheme(target: str) -> str | None:
-    """Return the scheme of a URL, and None of a path; that of a drive (`C:`) has one letter."""
-    match = re.match(r"([A-Za-z][A-Za-z0-9+.-]+)://|(file):", target, re.IGNORECASE)
-    return (match[1] or match[2]).lower() if match else None
+    """Return the scheme of a URL, also of a mistyped one, and None of a path; that of a drive (`C:`) has one letter.
+
+    `s3:/bucket` would be taken for a directory of this machine, and nobody would find the backups in it.
+    """
+    match = re.match(r"([A-Za-z][A-Za-z0-9+.-]+):(?=/)|(file|s3|az|gs):", target, re.IGNORECASE)
+    if match:
+        return (match[1] or match[2]).lower()
+    return target.partition(":")[0].lower() if names_store(target) else None
 
 
 def _wrong() -> ArgumentError:

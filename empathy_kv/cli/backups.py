@@ -16,7 +16,7 @@ from empathy_kv.backup import Backup, Backups, Keep, schedule
 from empathy_kv.backup.urls import place
 from empathy_kv.cli.console import Refused, confirm, counted, printable, progress, show, show_json, size, table, tell
 from empathy_kv.cli.options import HERE, DryRun, Json, Where, Yes, opened, others, present
-from empathy_kv.errors import NotEmptyError
+from empathy_kv.errors import ArgumentError, NotEmptyError
 from empathy_kv.snapshot import Counts
 
 app: Final = App(name="backup", help="Backups of a whole store: to a directory, Amazon S3, Azure or Google Cloud.")
@@ -43,7 +43,7 @@ def create(*, target: Target, json: Json = False, store: Where = HERE) -> None:
 
     Patterns, links, states and metrics are in it; collections and namespaces of your own are not.
     """
-    with Backups(target) as backups, present(store) as open_store, progress("records") as done:
+    with aimed(target) as backups, present(store) as open_store, progress("records") as done:
         made = backups.create(open_store, progress=done)
         others(open_store, "backed up")
     if json:
@@ -173,7 +173,7 @@ def run(
         rules = Keep(last=keep, daily=daily, weekly=weekly, monthly=monthly)
     logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
     logging.getLogger("empathy_kv").setLevel(logging.INFO)
-    with Backups(target) as backups:
+    with aimed(target) as backups:
         # A URL that is none is a mistake of which to hear now, and not in the night.
         with present(store):
             pass
@@ -182,13 +182,25 @@ def run(
 
 
 @contextlib.contextmanager
+def aimed(target: str) -> Iterator[Backups]:
+    """Open the backups at a target, the first of which makes a directory."""
+    try:
+        backups = Backups(target)
+    except ArgumentError as error:
+        # Here, because the argument of `connect` has the same name.
+        raise Refused(str(error).replace("target must", "the target of backups must", 1), 2) from error
+    with backups:
+        yield backups
+
+
+@contextlib.contextmanager
 def kept(target: str) -> Iterator[Backups]:
     """Open the backups at a target, for a command that makes none: a directory is there, or its name is a mistake."""
-    path = place(target)
-    if path is not None and not path.exists():
-        told = "name that of the backups by --target or EMPATHY_KV_BACKUPS; `empathy-kv backup create` makes one"
-        raise Refused(f"there is no directory {path}: {told}")
-    with Backups(target) as backups:
+    with aimed(target) as backups:
+        path = place(target)
+        if path is not None and not path.exists():
+            told = "name that of the backups by --target or EMPATHY_KV_BACKUPS; `empathy-kv backup create` makes one"
+            raise Refused(f"there is no directory {path}: {told}")
         yield backups
 
 

@@ -299,3 +299,32 @@ def test_a_run_without_its_store_makes_no_backup_of_nothing(people: Store, tmp_p
         assert " ERROR no backup, then: there is no store at file:" in line_of(process, "no backup")
         (tmp_path / "elsewhere").rename(store)
         assert " INFO backup " in line_of(process, "1 states")
+
+
+@pytest.mark.parametrize("target", ["ftp://host/secret", "s3://", "s3:/bucket/x"])
+def test_what_is_said_of_a_target_of_backups_is_not_said_of_a_store(
+    target: str, command: Command, people: Store
+) -> None:
+    done = command("backup", "list", "--target", target)
+    assert done.status == 2
+    assert done.err.startswith("empathy-kv: the target of backups must be a directory, s3://BUCKET/PREFIX, ")
+    done = command("backup", "create", "--store", "ftp://host/secret")
+    assert done.status == 2
+    assert done.err.startswith("empathy-kv: a store is named by a URL ")
+
+
+@pytest.mark.parametrize("name", ["EMPATHY_KV_BACKUPS", "EMPATHY_KV_URL"])
+def test_a_variable_that_is_empty_is_not_set(
+    name: str, command: Command, people: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, "")
+    done = command("backup", "create")
+    if name == "EMPATHY_KV_URL":
+        assert done.err.startswith("empathy-kv: there is no store at file:.empathy: ")
+        assert command("demo").status == 0
+        assert command("backup", "create").status == 0
+        assert command("states", "list", "--store", "").status == 2  # That was said, and it is none.
+    else:
+        assert done.status == 2
+        assert "--target" in done.err
+        assert command("backup", "create", "--target", "").status == 2
