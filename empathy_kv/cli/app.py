@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import Final
 
-from cyclopts import App, CycloptsError, UnusedCliTokensError
+from cyclopts import App, ArgumentCollection, CycloptsError, UnknownCommandError, UnusedCliTokensError
 
 import empathy_kv
 from empathy_kv.cli.backups import app as backups
@@ -19,12 +19,23 @@ from empathy_kv.cli.states import app as states
 from empathy_kv.cli.stores import app as stores
 from empathy_kv.errors import ArgumentError, ArgumentTypeError, CodecError, EmpathyKVError, UnavailableError
 
+
+def _unset(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:  # noqa: ARG001 - as it calls
+    """Take a variable that is empty for one that is not set, as `connect` does."""
+    for argument in arguments:
+        argument.tokens[:] = [token for token in argument.tokens if token.value or token.source != "env"]
+
+
 APP: Final = App(
     name="empathy-kv",
-    help="Look at what agents learned, and move it. --store or EMPATHY_KV_URL names a store, by default file:.empathy.",
+    help="Look at what agents learned, and move it. EMPATHY_KV_URL, or --store behind a command, names a store, by "
+    "default file:.empathy.",
     version=lambda: empathy_kv.__version__,
     help_format="plaintext",
+    config=_unset,
 )
+_EXAMPLE: Final = "empathy-kv states list --store file:.empathy"
+
 for each in (patterns, states, metrics, stores, backups):
     APP.command(each)
 APP.command(demo)
@@ -62,6 +73,10 @@ def _asked(error: CycloptsError) -> str:
     """Return what was wrong with what was asked, as people say it."""
     if isinstance(error, UnusedCliTokensError):
         return f"{' '.join(map(repr, error.unused_tokens or ()))} is one argument too many."
+    word = (error.unused_tokens or ("",))[0]
+    if isinstance(error, UnknownCommandError) and word.startswith("-"):
+        option = word.partition("=")[0]  # Not what it is set to: that may hold a password.
+        return f"{option} stands before the command: options go behind it, as in {_EXAMPLE}."
     return str(error)
 
 

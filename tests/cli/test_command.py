@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from calling import Command
+from calling import Command, Done
 
 from empathy_kv import CollaborationState, StateManager, Store, connect
 from empathy_kv.cli.metrics import spark
@@ -420,3 +420,51 @@ def test_what_writes_makes_a_store_that_is_not_there(url: str, command: Command,
     assert command("patterns", "import", "library.json", "--store", f"{url}2").status == 0
     assert command("states", "import", "states.jsonl", "--store", f"{url}3").status == 0
     assert command("states", "list", "--store", f"{url}3").err == "1 user\n"
+
+
+@pytest.mark.parametrize("words", [["--store", "file:x"], ["--store=file:x"], ["-s", "file:x"]])
+def test_an_option_before_the_command_is_told_where_it_goes(words: list[str], command: Command, people: Store) -> None:
+    name = words[0].partition("=")[0]
+    example = "empathy-kv states list --store file:.empathy"
+    told = f"empathy-kv: {name} stands before the command: options go behind it, as in {example}. See "
+    assert command(*words, "states", "list") == Done(2, "", f"{told}empathy-kv --help\n")
+    assert command("states", *words, "list") == Done(2, "", f"{told}empathy-kv states --help\n")
+    assert 'Unknown command "stores".' in command("stores").err
+    assert "EMPATHY_KV_URL, or --store behind a command, names a store" in " ".join(command("--help").out.split())
+
+
+def written(*arguments: str, encoding: str) -> subprocess.CompletedProcess[bytes]:
+    """Run a command whose output goes to a pipe in an encoding."""
+    return subprocess.run(
+        [sys.executable, "-c", "from empathy_kv.cli import main; main()", *arguments],
+        env={**os.environ, "PYTHONIOENCODING": encoding},
+        capture_output=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
+def test_what_an_encoding_cannot_express_is_shown_in_another_way(encoding: str, command: Command, store: Store) -> None:
+    command("demo")
+    store.states.save_state("\u017bo\xeb", CollaborationState("\u017bo\xeb"))
+    store.metrics.record_interaction("\u017bo\xeb", 3, True, 12.5)
+    ways = (["metrics", "dashboard"], ["metrics", "show"], ["states", "list"], ["states", "show", "\u017bo\xeb"])
+    for arguments in (*ways, ["--help"], ["metrics", "dashboard", "--help"]):
+        done = written(*arguments, encoding=encoding)
+        assert (done.returncode, b"Traceback" in done.stderr) == (0, False), done.stderr
+        done.stdout.decode(encoding)
+    lines = written("metrics", "dashboard", encoding=encoding).stdout.decode(encoding).splitlines()
+    assert [line.split()[0] for line in lines[1:]] == [
+        "ada", "grace", "linus", "\\u017bo\\xeb" if encoding == "ascii" else "\\u017bo\xeb", "all"
+    ]  # fmt: skip
+    assert len({line.index("100%") for line in lines if "100%" in line}) == 1  # They stand below each other.
+    assert re.search(r"  [ .:=#*%@+-]{5}  +@{14}$", lines[1]), lines[1]
+    assert "##########" in written("metrics", "show", encoding=encoding).stdout.decode(encoding)
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "utf-16"])
+def test_a_document_is_the_same_in_every_encoding(encoding: str, command: Command, store: Store) -> None:
+    store.states.save_state("\u017bo\xeb \U0001f600", CollaborationState("a"))
+    done = written("states", "list", "--json", encoding=encoding)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert [state["user_id"] for state in json.loads(done.stdout.decode(encoding))] == ["\u017bo\xeb \U0001f600"]
