@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+import difflib
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
+from attrs import fields
 from cyclopts import App, Parameter
 
-from empathy_kv.cli.console import Refused, confirm, counted, document, progress, share, show, show_json, table, tell
+from empathy_kv.cli.console import (
+    Refused,
+    confirm,
+    counted,
+    document,
+    printable,
+    progress,
+    share,
+    show,
+    show_json,
+    table,
+    tell,
+)
 from empathy_kv.cli.options import HERE, DryRun, Json, Tags, Where, Yes, file_at, opened, overwriting, present, suited
 from empathy_kv.codec import codec, parse
 from empathy_kv.errors import CodecError
@@ -157,7 +171,10 @@ def add(
         raise Refused(f"{file}: {error}") from error
     with opened(store) as open_store:
         open_store.patterns.contribute_pattern(pattern.agent_id if agent is None else agent, pattern)
-    tell(f"added {pattern.id}")
+    tell(f"added {printable(pattern.id)}")
+    if pattern.extra:
+        unknown = ", ".join(map(_unknown, pattern.extra))
+        tell(f"kept {counted(len(pattern.extra), 'field')} that patterns do not have: {unknown}")
 
 
 @app.command
@@ -249,6 +266,12 @@ def export(file: Path, /, *, yes: Yes = False, dry_run: DryRun = False, store: W
         with progress("patterns") as done:
             save(library, file, progress=done)
         tell(f"wrote {told}")
+
+
+def _unknown(name: str) -> str:
+    """Return the name of a field that patterns do not have, and which may be meant."""
+    near = difflib.get_close_matches(name.lower(), [field.name for field in fields(Pattern)], 1)
+    return printable(name) + (f" (did you mean {near[0]}?)" if near else "")
 
 
 def _loaded(file: Path) -> PatternLibrary:

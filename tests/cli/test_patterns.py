@@ -151,3 +151,20 @@ def test_a_tag_alone_is_something_to_look_for(command: Command) -> None:
     found = json.loads(command("patterns", "find", "--tag", "a", "--tag", "b", "--json").out)
     assert [match["pattern"]["id"] for match in found] == []  # Tags are 0.3 at most, and above 0.3 is a match.
     assert command("patterns", "find", "--tag", "a").status == 0
+
+
+def test_a_field_that_patterns_do_not_have_is_kept_and_told(command: Command, store: Store) -> None:
+    document = {"id": "x", "agent_id": "a", "pattern_type": "t", "name": "X"}
+    told = command("patterns", "add", "-", stdin=json.dumps({**document, "tag": ["a"]}).encode())
+    assert (told.status, told.err) == (
+        0,
+        "added x\nkept 1 field that patterns do not have: tag (did you mean tags?)\n",
+    )
+    added = store.patterns.get_pattern("x")
+    assert added is not None
+    assert (added.tags, added.extra) == ([], {"tag": ["a"]})
+    document |= {"id": "y", "Confidence": 0.9, "\x1b[2J": 1, "owner": "me"}
+    told = command("patterns", "add", "-", stdin=json.dumps(document).encode())
+    assert told.err == (
+        "added y\nkept 3 fields that patterns do not have: Confidence (did you mean confidence?), \\x1b[2J, owner\n"
+    )
