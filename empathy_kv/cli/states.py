@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
+from attrs import evolve
 from cyclopts import App, Parameter
 
 from empathy_kv.cli.console import Refused, confirm, counted, document, progress, share, show, show_json, table, tell
@@ -93,7 +94,9 @@ def export(
 
 @app.command(name="import")
 def import_(
-    file: Annotated[Path, Parameter(help="A file .json or .jsonl, or a directory of <user>.json files")],
+    file: Annotated[
+        Path, Parameter(help="A file .json, of one state or many, or .jsonl, or a directory of <user>.json")
+    ],
     /,
     *,
     existing: Annotated[
@@ -183,7 +186,13 @@ def _loaded(file: Path) -> Iterator[CollaborationState]:
         whole: Any = parse(file.read_bytes())
         found = whole.get("states") if isinstance(whole, dict) else None
         if not isinstance(found, list):
-            raise CodecError("expected an object with an array of states @ $.states", path="$.states")
+            if not isinstance(whole, dict) or not whole.keys() & {"user_id", "trust_level"}:
+                told = "expected an object with an array of states, or a state @ $.states"
+                raise CodecError(told, path="$.states")
+            state = _CODEC.structure(whole)
+            # One of empathy-framework may not say whose it is; its file is named so.
+            yield state if state.user_id else evolve(state, user_id=file.stem)
+            return
         for number, item in enumerate(found):
             yield _CODEC.structure(item, f"$.states[{number}]")
     except CodecError as error:
