@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, TypeAlias
@@ -86,6 +87,22 @@ def others(store: Store, verb: str) -> None:
     if found:
         several = "collections or namespaces"
         tell(f"not {verb}: {counted(found, 'collection or namespace', several)} of your own")
+
+
+def address(where: str) -> str:
+    """Return the URL of a store as it may be shown: without a user and a password, and a path from the root."""
+    path = place(where)
+    scheme, _, rest = where.partition(":")
+    if path is not None:
+        return f"{scheme}:{'///' if scheme.lower() == 'sqlite' else ''}{path.absolute()}"
+    authority, slash, further = rest.removeprefix("//").partition("/")
+    user, _, host = authority.rpartition("@")
+    host, mark, query = (host + slash + further).partition("?")
+    if set(host + query) & set("@#") or set(user) & set("?#"):
+        # Readers of URLs do not agree on what is a password here.
+        return f"{scheme}:"
+    kept = [setting for setting in query.split("&") if re.fullmatch(r"db=\d+", setting)]
+    return f"{scheme}:{'//' if rest.startswith('//') else ''}{host}{mark if kept else ''}{'&'.join(kept)}"
 
 
 def absent(where: str) -> bool:

@@ -21,13 +21,15 @@ from empathy_kv.cli.console import (
     table,
     tell,
 )
-from empathy_kv.cli.options import HERE, DryRun, Json, Where, Yes, absent, others, present, required
+from empathy_kv.cli.options import HERE, DryRun, Json, Where, Yes, absent, address, others, present, required
 from empathy_kv.metrics import HISTORY
 from empathy_kv.migration import Migration, older_lines
 from empathy_kv.snapshot import Counts, Lines, dump
 from empathy_kv.urls import connect, names_store
 
 app: Final = App(name="store", help="A store as a whole.")
+
+_IMPORTED: Final = (".json", ".jsonl", ".json.gz", ".json.zst")
 
 
 @app.command
@@ -36,7 +38,7 @@ def info(*, json: Json = False, store: Where = HERE) -> None:
     with present(store) as open_store:
         metrics = open_store.metrics.get_global_stats()
         found: dict[str, Any] = {
-            "store": repr(open_store),
+            "store": address(store),
             "patterns": len(open_store.patterns.patterns),
             "states": len(open_store.states.list_users()),
             "metrics_users": metrics["total_users"],
@@ -66,7 +68,7 @@ def checkpoint(*, store: Where = HERE) -> None:
     """Bring the JSON documents of a store on files up to date, to be read by people and by backups."""
     with present(store) as open_store:
         open_store.checkpoint()
-        tell(f"{printable(repr(open_store))} is up to date")
+        tell(f"{printable(address(store))} is up to date")
 
 
 @app.command
@@ -103,7 +105,7 @@ def migrate(
     ):
         counts = migration.counts
         if counts == Counts():
-            raise Refused("FROM holds nothing that could be moved")  # Not its URL: it may hold a password.
+            raise Refused(_nothing(source))
         there = migration.found()
         done = there == migration.content
         if not done and dry_run:
@@ -111,7 +113,7 @@ def migrate(
             tell(f"would move {_told(counts)}{place}")
         elif not done:
             if there is not None:
-                confirm(f"Replace {_told(there.counts)} in {printable(repr(into))}?", yes)
+                confirm(f"Replace {_told(there.counts)} in {printable(address(target))}?", yes)
             with progress("writing") as writing:
                 migration.run(progress=writing)
             tell(f"moved {_told(counts)}; both sides are equal")
@@ -130,6 +132,13 @@ def migrate(
         )
 
 
+def _nothing(source: str) -> str:
+    """Return what is said of a source that holds nothing to be moved."""
+    if not names_store(source) and not absent(f"file:{source}"):
+        return f"{source} is a store: name it as file:{source}"
+    return "FROM holds nothing that could be moved"  # Not its URL: it may hold a password.
+
+
 def _told(counts: Counts) -> str:
     interactions = counted(counts.interactions, "interaction")
     users = counted(counts.users, "user")
@@ -145,6 +154,9 @@ def _lines(source: str) -> Iterator[Lines]:
             with contextlib.closing(older_lines(path)) as lines:
                 yield lines
             return
+        if path.name.lower().endswith(_IMPORTED):
+            told = "a library is imported by `empathy-kv patterns import`, states by `empathy-kv states import`"
+            raise Refused(f"{path} is no store: {told}")
         source = f"sqlite:///{path}"
     if absent(source):
         told = "FROM is the URL of one, or a directory or database of empathy-framework"

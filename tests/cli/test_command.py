@@ -13,9 +13,11 @@ from pathlib import Path
 
 import pytest
 from calling import Command, Done
+from servers import RedisServer
 
 from empathy_kv import CollaborationState, StateManager, Store, connect
 from empathy_kv.cli.metrics import spark
+from empathy_kv.cli.options import address
 
 STATE = """{"user_id": "a", "trust_level": %s, "current_level": 2, "target_level": 3, "interaction_count": 0,
 "success_count": 0, "failure_count": 0, "last_interaction": null, "created_at": "2025-01-15T10:30:00"}""".replace(
@@ -56,6 +58,19 @@ def test_exported_states_come_back(file: str, command: Command, people: Store) -
             assert other.states.load_state(user) == people.states.load_state(user)
 
 
+def test_a_file_of_one_state_is_imported(command: Command, people: Store, tmp_path: Path) -> None:
+    command("states", "export", "d")
+    older = {"trust_level": 0.7, "total_interactions": 12, "successful_interventions": 9, "failed_interventions": 3}
+    (tmp_path / "linus.json").write_text(json.dumps(older))  # One of empathy-framework is named by its file.
+    for file in ("d/ada.json", "linus.json"):
+        done = command("states", "import", file, "--store", "file:other")
+        assert (done.status, done.err) == (0, "saved 1 state (0 in the place of others)\n")
+    with connect("file:other") as other:
+        assert other.states.list_users() == ["ada", "linus"]
+        assert other.states.load_state("ada") == people.states.load_state("ada")
+        assert other.states.load_state("linus").interaction_count == 12
+
+
 def test_an_import_over_other_states_has_to_say_what_becomes_of_them(command: Command, people: Store) -> None:
     command("states", "export", "states.json")
     people.states.save_state("ada", CollaborationState("ada", 0.1))
@@ -72,6 +87,9 @@ def test_an_import_over_other_states_has_to_say_what_becomes_of_them(command: Co
         ("s.json", '{"states": [{"user_id": "a", "trust_level": "high"}]}', "$.states[0].trust_level"),
         ("s.jsonl", f"{STATE % '0.5'}\n\n{STATE % '2'}\n", "$[3].trust_level"),
         ("s.json", "[]", "$.states"),
+        ("s.json", "{}", "an array of states, or a state"),
+        ("s.json", '{"user_id": "a"}', "$.trust_level"),
+        ("s.json", STATE % "2", "$.trust_level"),
         ("s.json", "{", "not JSON"),
     ],
 )
@@ -468,3 +486,44 @@ def test_a_document_is_the_same_in_every_encoding(encoding: str, command: Comman
     done = written("states", "list", "--json", encoding=encoding)
     assert (done.returncode, done.stderr) == (0, b"")
     assert [state["user_id"] for state in json.loads(done.stdout.decode(encoding))] == ["\u017bo\xeb \U0001f600"]
+
+
+def test_a_store_is_shown_by_its_url(command: Command, people: Store, tmp_path: Path) -> None:
+    assert command("store", "info").out.startswith(f"store          file:{tmp_path}/store\n")
+    assert command("store", "checkpoint").err == f"file:{tmp_path}/store is up to date\n"
+    assert json.loads(command("store", "info", "--json").out)["store"] == f"file:{tmp_path}/store"
+    command("demo", "--store", "sqlite:///new.db")
+    url = json.loads(command("store", "info", "--json", "--store", "sqlite:///new.db").out)["store"]
+    assert url == f"sqlite:///{tmp_path}/new.db"
+    assert command("store", "info", "--store", url).status == 0
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://host:6379/0", "redis://host:6379/0"),
+        ("redis://user:secret@host:6379/0", "redis://host:6379/0"),
+        ("rediss://:secret@[::1]:6379", "rediss://[::1]:6379"),
+        ("redis://secret@host?db=1&password=secret", "redis://host?db=1"),
+        ("unix:///run/redis.sock?password=secret&db=7", "unix:///run/redis.sock?db=7"),
+        ("unix://user:secret@/run/redis.sock", "unix:///run/redis.sock"),
+        ("redis+sentinel://:secret@one:1,two:2/service/0", "redis+sentinel://one:1,two:2/service/0"),
+        ("postgresql://user:secret@host/db?sslpassword=secret", "postgresql://host/db"),
+        ("postgresql:///db?user=me&password=secret", "postgresql:///db"),
+        ("postgresql://user:?secret@host/db", "postgresql:"),
+        ("postgresql://user:#secret@host/db", "postgresql:"),
+        ("redis://host?password=se@cret", "redis:"),
+        ("redis://host/0#secret", "redis:"),
+        ("postgresql://user:a/secret@host/db", "postgresql:"),
+        ("redis://host/0?db=secret@host", "redis:"),
+        ("redis:host", "redis:host"),
+        ("memory:", "memory:"),
+    ],
+)
+def test_a_url_is_shown_without_what_may_be_a_password(url: str, shown: str) -> None:
+    assert address(url) == shown
+
+
+def test_a_store_on_a_server_is_shown_by_its_address(command: Command, redis_server: RedisServer) -> None:
+    redis_server.flush()
+    assert json.loads(command("store", "info", "--json", "--store", redis_server.url).out)["store"] == redis_server.url

@@ -82,7 +82,7 @@ def test_what_is_there_is_replaced_after_a_question(command: Command, filled: St
     with connect("file:other") as other:
         other.states.save_state("linus", CollaborationState())
     before = state("file:other")
-    question = "Replace 0 patterns, 1 state, 0 interactions of 0 users in Store(FilesKV("
+    question = f"Replace 0 patterns, 1 state, 0 interactions of 0 users in file:{tmp_path}/other?"
     assert question in command(*arguments).err
     assert command(*arguments).status == 2
     assert "in the place of 0 patterns, 1 state" in command(*arguments, "--dry-run").err
@@ -213,3 +213,27 @@ def test_a_migration_into_a_database_that_is_killed_leaves_nothing_and_can_be_ru
         assert new.patterns.patterns == {}
     assert command(*arguments).err == MOVED
     assert state(arguments[-1]) == state(arguments[-2])
+
+
+def test_a_store_that_is_named_as_a_directory_is_told_by_its_url(command: Command, filled: Store) -> None:
+    filled.checkpoint()
+    done = command("store", "migrate", "store", "sqlite:///new.db")
+    assert (done.status, done.err) == (1, "empathy-kv: store is a store: name it as file:store\n")
+    (Path("store") / "state").mkdir()
+    (Path("store") / "state" / "ada.json").write_text(json.dumps(OLDER_STATE))
+    done = command("store", "migrate", "store", "sqlite:///new.db")  # It has what empathy-framework kept, too.
+    assert done.err == "moved 0 patterns, 1 state, 0 interactions of 0 users; both sides are equal\n"
+
+
+@pytest.mark.parametrize("name", ["lib.json", "lib.json.gz", "states.jsonl"])
+def test_a_file_that_is_imported_is_no_store_to_be_moved(
+    name: str, command: Command, filled: Store, tmp_path: Path
+) -> None:
+    assert command("states" if name == "states.jsonl" else "patterns", "export", name).status == 0
+    done = command("store", "migrate", name, "sqlite:///new.db")
+    assert (done.status, done.err) == (
+        1,
+        f"empathy-kv: {name} is no store: a library is imported by `empathy-kv patterns import`, states by "
+        "`empathy-kv states import`\n",
+    )
+    assert not (tmp_path / "new.db").exists()
