@@ -13,7 +13,8 @@ from empathy_kv import snapshot
 from empathy_kv.backup import archive, parts, urls
 from empathy_kv.backup.manifest import Backup
 from empathy_kv.backup.retention import Keep
-from empathy_kv.errors import BackupNotFoundError, DamagedError
+from empathy_kv.backup.target import Target
+from empathy_kv.errors import ArgumentTypeError, BackupNotFoundError, ClosedError, DamagedError
 from empathy_kv.kv.operations import number, text
 from empathy_kv.snapshot import Counts, Progress
 from empathy_kv.store import Store
@@ -55,10 +56,17 @@ class Backups:
 
     def __init__(self, target: str | os.PathLike[str], *, timeout: float = TIMEOUT) -> None:
         parts.available()
-        self._target = urls.opened(target, number(timeout, "timeout", 0.1, 3600.0))
+        self._at = urls.opened(target, number(timeout, "timeout", 0.1, 3600.0))
+        self._closed = False
+
+    @property
+    def _target(self) -> Target:
+        if self._closed:
+            raise ClosedError(f"{self!r} was closed")
+        return self._at
 
     def __repr__(self) -> str:
-        return f"Backups({str(self._target)!r})"
+        return f"Backups({str(self._at)!r})"
 
     def create(self, store: Store, *, progress: Progress | None = None) -> Backup:
         """Back up a whole store: one consistent snapshot, while others may write. Return the backup, which is listed.
@@ -67,9 +75,10 @@ class Backups:
         `OutcomeUnknown` if the answer to the request that lists it was lost. `progress` is called as that of
         `empathy_kv.snapshot.dump`.
         """
+        target = self._target
         lines = snapshot.dump(store, progress=progress)
         try:
-            return archive.write(self._target, lines)
+            return archive.write(target, lines)
         finally:
             lines.close()
 
@@ -80,20 +89,20 @@ class Backups:
         """
         return archive.listed(self._target)
 
-    def find(self, name: str | None = None) -> Backup:
-        """Return the backup of a name, or the newest usable one.
+    def find(self, name: str | Backup | None = None) -> Backup:
+        """Return the backup of a name, that of another call as it is listed now, or the newest usable one.
 
         `BackupNotFoundError` if there is none, `DamagedError` if its manifest is not what was written,
         `UnsupportedError` if a newer version wrote it.
         """
         if name is not None:
-            return archive.find(self._target, text(name, "name"))
+            return archive.find(self._target, name.name if isinstance(name, Backup) else text(name, "name"))
         usable = [backup for backup in self.list() if backup.problem is None]
         if not usable:
             raise BackupNotFoundError(f"no backup is listed at {self._target!r}", name=None)
         return usable[-1]
 
-    def verify(self, name: str | None = None, *, progress: Progress | None = None) -> _Damage:
+    def verify(self, name: str | Backup | None = None, *, progress: Progress | None = None) -> _Damage:
         """Read all of a backup, by default the newest one, and return what is wrong with it; empty if all is well.
 
         A `DamagedError` names the object with its `path`: one of which a byte is changed, that is cut, missing, or
@@ -110,7 +119,7 @@ class Backups:
         return found
 
     def restore(
-        self, name: str | None, store: Store, *, replace: bool = False, progress: Progress | None = None
+        self, name: str | Backup | None, store: Store, *, replace: bool = False, progress: Progress | None = None
     ) -> Counts:
         """Put all of a backup (None: the newest one) into a store, and return how much that is.
 
@@ -131,6 +140,8 @@ class Backups:
         once nothing was written beside them for as long as `abandoned`, by the clocks of this machine and the target:
         younger ones may belong to a backup that is being made. With `dry_run`, nothing is removed.
         """
+        if not isinstance(keep, Keep):
+            raise ArgumentTypeError(f"keep must be a Keep, as Keep(last=7), not {type(keep).__name__}", argument="keep")
         backups = self.list()
         usable = [backup for backup in backups if backup.problem is None]
         chosen = keep.chosen((backup.name, backup.created_at) for backup in usable)
@@ -150,8 +161,9 @@ class Backups:
         )
 
     def close(self) -> None:
-        """Give back what it holds. Closing twice is no error."""
-        self._target.close()
+        """Give back what it holds. Closing twice is no error; using it afterwards is a `ClosedError`."""
+        self._closed = True
+        self._at.close()
 
     def __enter__(self) -> Self:
         return self

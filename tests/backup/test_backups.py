@@ -24,7 +24,7 @@ from empathy_kv import (
     connect,
 )
 from empathy_kv.backup import archive, manifest, urls
-from empathy_kv.errors import NotEmptyError, UnsupportedError
+from empathy_kv.errors import ClosedError, NotEmptyError, UnsupportedError
 from empathy_kv.snapshot import Counts, content, dump
 
 NOBODY = timedelta(seconds=-3600)
@@ -148,6 +148,48 @@ def test_a_store_that_is_not_empty_is_replaced_only_if_that_is_said(store: Store
         assert content(dump(other)) == content(dump(store))
 
 
+def test_a_backup_is_named_by_itself_as_well_as_by_its_name(store: Store, tmp_path: Path) -> None:
+    with Backups(tmp_path / "b") as backups:
+        made, later = backups.create(store), backups.create(connect("memory:"))
+        assert backups.find(made) == backups.find(made.name) == made
+        assert backups.verify(made) == []
+        for name in (made, made.name):
+            with connect("memory:") as other:
+                assert backups.restore(name, other) == made.counts
+        backups.prune(Keep(last=1))
+        with pytest.raises(BackupNotFoundError) as caught:
+            backups.restore(made, connect("memory:"))
+        assert caught.value.name == made.name
+        assert backups.list() == [later]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_was_closed_is_not_used_any_more(url: str, store: Store) -> None:
+    backups = Backups(url)
+    made = backups.create(store)
+    backups.close()
+    backups.close()
+    for call in (
+        lambda: backups.create(store),
+        backups.list,
+        backups.find,
+        lambda: backups.find(made.name),
+        backups.verify,
+        lambda: backups.restore(None, connect("memory:")),
+        lambda: backups.prune(Keep(last=1)),
+    ):
+        with pytest.raises(ClosedError, match="was closed"):
+            call()
+    with Backups(url) as again:
+        assert again.list() == [made]
+
+
+def test_rules_for_what_is_kept_are_rules() -> None:
+    for rules in (7, None, "7"):
+        with pytest.raises(ArgumentTypeError, match=r"keep must be a Keep, as Keep\(last=7\), not (int|NoneType|str)"):
+            Backups("nowhere").prune(rules)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_pruning_removes_what_no_rule_keeps_and_what_the_dead_left(url: str, store: Store) -> None:
     with Backups(url) as backups:
@@ -211,6 +253,13 @@ def test_a_newer_format_is_told_from_damage_and_left_alone(
         "ftp://host/x",
         "s3://",
         "s3://user:secret@bucket/x",
+        "s3:/bucket/secret",
+        "s3:secret",
+        "AZ:/box/x",
+        "gs:",
+        "https:/host/secret",
+        "redis:secret",
+        "memory:",
         "s3://bucket/../x",
         "s3://bucket/x?sig=secret",
         "gs://bucket/a\nb",
