@@ -96,7 +96,8 @@ def _zstd() -> Any:
         return zstd()
     except ImportError as error:
         raise ArgumentError(
-            "filepath must not end in .zst: zstd is not installed here; pip install 'empathy-kv[zstd]' brings it",
+            "filepath must not end in .zst: zstd is not installed here; "
+            "pip install backports.zstd brings it, as the extra zstd does",
             argument="filepath",
         ) from error
 

@@ -29,7 +29,8 @@ def available() -> None:
         zstd()
     except ImportError as error:
         raise UnsupportedError(
-            "backups need zstd, which is not installed here; pip install 'empathy-kv[backup]' brings it"
+            "backups need zstd, which is not installed here; "
+            "pip install backports.zstd brings it, as the extra backup does"
         ) from error
 
 

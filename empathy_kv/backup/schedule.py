@@ -89,7 +89,8 @@ def _scheduler() -> Any:
         from apscheduler.schedulers.background import BackgroundScheduler
     except ImportError as error:
         raise UnsupportedError(
-            "a schedule needs APScheduler, which is not installed here; pip install 'empathy-kv[backup]' brings it"
+            "a schedule needs APScheduler, which is not installed here; "
+            "pip install 'APScheduler<4' brings it, as the extra backup does"
         ) from error
     return BackgroundScheduler(job_defaults={"coalesce": True, "misfire_grace_time": None})
 

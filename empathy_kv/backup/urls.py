@@ -31,7 +31,7 @@ def opened(target: str | os.PathLike[str], timeout: float) -> Target:
     except ImportError as error:
         raise ArgumentError(
             f"target must be a directory: obstore, which {scheme}:// needs, is not installed here; "
-            "pip install 'empathy-kv[backup]' brings it",
+            "pip install obstore brings it, as the extra backup does",
             argument="target",
         ) from error
     return Service(scheme, bucket, prefix, timeout)

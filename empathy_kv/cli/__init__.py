@@ -12,6 +12,7 @@ def main() -> None:
     except ModuleNotFoundError as error:
         if error.name not in ("cyclopts", "rich"):
             raise
-        print("empathy-kv: the command line is not installed: pip install 'empathy-kv[cli]'", file=sys.stderr)
+        told = "pip install cyclopts rich brings it, as the extra cli does"
+        print(f"empathy-kv: what the command line needs is not installed here; {told}", file=sys.stderr)
         sys.exit(2)
     sys.exit(run())

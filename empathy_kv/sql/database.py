@@ -230,7 +230,7 @@ def postgres(url: str, *, timeout: float) -> Postgres:
             raise
         raise ArgumentError(
             "url must not be one of PostgreSQL: psycopg is not installed here; "
-            "pip install 'empathy-kv[postgres]' brings it",
+            "pip install 'psycopg[binary]' brings it, as the extra postgres does",
             argument="url",
         ) from error
     return Postgres(url, timeout=timeout)

@@ -1,7 +1,7 @@
 """For users: the suite that an engine passes, strategies and a state machine for Hypothesis, a fixture for pytest.
 
-`pip install empathy-kv[testing]` brings what it needs; nothing of the package imports this room. An engine of your own
-is tested by inheriting `empathy_kv.testing.conformance.KVConformance`.
+The extra `testing` brings what it needs; nothing of the package imports this room. An engine of your own is tested by
+inheriting `empathy_kv.testing.conformance.KVConformance`.
 """
 
 from __future__ import annotations

@@ -41,5 +41,5 @@ def test_without_apscheduler_it_says_what_to_install(tmp_path: Path, monkeypatch
     for name in [name for name in sys.modules if name.startswith("apscheduler")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "apscheduler", None)
-    with pytest.raises(UnsupportedError, match=r"empathy-kv\[backup\]"):
+    with pytest.raises(UnsupportedError, match=r"pip install 'APScheduler<4' brings it, as the extra backup does"):
         schedule.run(Backups(tmp_path), memory, [time(2)])
