@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -13,7 +14,7 @@ from cyclopts import App, Parameter
 from empathy_kv.cli.console import Refused, confirm, counted, document, progress, share, show, show_json, table, tell
 from empathy_kv.cli.options import HERE, DryRun, Json, Where, Yes, opened, overwriting, present, required, suited
 from empathy_kv.codec import codec, parse
-from empathy_kv.errors import CodecError, StateNotFoundError
+from empathy_kv.errors import CodecError, DamagedError, StateNotFoundError
 from empathy_kv.paths import destination
 from empathy_kv.records import CollaborationState
 from empathy_kv.states import StateManager
@@ -114,9 +115,9 @@ def import_(
     states = list(_loaded(required(file)))
     with opened(store) as open_store:
         target = open_store.states
-        there = set(target.list_users())
-        same = {state.user_id for state in states if state.user_id in there and _state(target, state) == state}
-        other = [state.user_id for state in states if state.user_id in there - same]
+        there = {state.user_id: _found(target, state) for state in states}
+        same = {user_id for user_id, found in there.items() if found == "same"}
+        other = [user_id for user_id, found in there.items() if found == "other"]
         if other and existing in (None, "refuse"):
             raise Refused(
                 f"{counted(len(other), 'user')} with another state, as {other[0]!r}: say --existing keep or replace"
@@ -149,7 +150,9 @@ def delete(
     """Delete the states of users."""
     with present(store) as open_store:
         for user_id in users:
-            open_store.states.load_state(user_id)  # One that is not there is a mistake, of which to hear now.
+            # One that is not there is a mistake, of which to hear now; to delete a damaged one brings the others back.
+            with contextlib.suppress(DamagedError):
+                open_store.states.load_state(user_id)
         if dry_run:
             tell(f"would delete {counted(len(set(users)), 'state')}")
             return
@@ -166,11 +169,14 @@ def _all(states: StateManager) -> Iterator[CollaborationState]:
             continue  # It was deleted meanwhile.
 
 
-def _state(states: StateManager, state: CollaborationState) -> CollaborationState | None:
+def _found(states: StateManager, state: CollaborationState) -> Literal["none", "same", "other"]:
+    """Return what stands in the place of a state."""
     try:
-        return states.load_state(state.user_id)
+        return "same" if states.load_state(state.user_id) == state else "other"
     except StateNotFoundError:
-        return None
+        return "none"
+    except DamagedError:
+        return "other"  # So that it can be replaced, which is what brings it back.
 
 
 def _loaded(file: Path) -> Iterator[CollaborationState]:

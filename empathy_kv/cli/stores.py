@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -22,6 +22,7 @@ from empathy_kv.cli.console import (
     tell,
 )
 from empathy_kv.cli.options import HERE, DryRun, Json, Where, Yes, absent, address, others, present, required
+from empathy_kv.errors import DamagedError
 from empathy_kv.metrics import HISTORY
 from empathy_kv.migration import Migration, older_lines
 from empathy_kv.snapshot import Counts, Lines, dump
@@ -60,7 +61,29 @@ def check(*, json: Json = False, store: Where = HERE) -> int:
     elif damage:
         show(table(("PROBLEM",), ((str(error),) for error in damage)))
     tell(f"found {counted(len(damage), 'problem')}" if damage else "all is well")
+    for cure in _cures(damage):
+        tell(cure)
     return 1 if damage else 0
+
+
+def _cures(damage: Sequence[DamagedError]) -> Iterator[str]:
+    """Yield what can be done about damage, each once."""
+    from empathy_kv.kv.files.check import foreign
+
+    paths = [Path(error.path) for error in damage if str(error) != str(foreign(Path(error.path)))]
+    documents = [path for path in paths if path.suffix == ".json"]
+    journals = [path for path in paths if path.parent.name == "journal"]
+    if documents or journals:
+        yield "what is damaged comes back from a backup: empathy-kv backup restore --replace"
+    if documents:
+        yield (
+            "a document alone: set its key or delete it, as by empathy-kv states import FILE --existing replace, or "
+            "empathy-kv states delete USER"
+        )
+    if journals:
+        yield "a journal: move it out of the store first, which goes on with what its documents hold"
+    if len(damage) > len(documents) + len(journals):
+        yield "what is kept aside, or not part of the store: look at it, and move it out of the store"
 
 
 @app.command

@@ -527,3 +527,67 @@ def test_a_url_is_shown_without_what_may_be_a_password(url: str, shown: str) -> 
 def test_a_store_on_a_server_is_shown_by_its_address(command: Command, redis_server: RedisServer) -> None:
     redis_server.flush()
     assert json.loads(command("store", "info", "--json", "--store", redis_server.url).out)["store"] == redis_server.url
+
+
+FROM_BACKUP = "what is damaged comes back from a backup: empathy-kv backup restore --replace\n"
+DOCUMENT = (
+    "a document alone: set its key or delete it, as by empathy-kv states import FILE --existing replace, "
+    "or empathy-kv states delete USER\n"
+)
+JOURNAL = "a journal: move it out of the store first, which goes on with what its documents hold\n"
+ASIDE = "what is kept aside, or not part of the store: look at it, and move it out of the store\n"
+
+
+def damaged(tmp_path: Path, store: Store) -> Path:
+    """Change a byte of a document of the store, and return it."""
+    store.checkpoint()
+    (document,) = (tmp_path / "store" / "empathy" / "states").glob("ada.json")
+    document.write_bytes(document.read_bytes().replace(b"0.75", b"0.95"))
+    return document
+
+
+def test_damage_of_a_document_is_told_with_what_brings_it_back(command: Command, people: Store, tmp_path: Path) -> None:
+    command("backup", "create", "--target", "backups")
+    command("states", "export", "states.json")
+    for cure in (
+        ("backup", "restore", "--replace", "--yes", "--target", "backups"),
+        ("states", "import", "states.json", "--existing", "replace", "--yes"),
+    ):
+        damaged(tmp_path, people)
+        assert command("store", "check").err == f"found 1 problem\n{FROM_BACKUP}{DOCUMENT}"
+        done = command(*cure)
+        assert done.status == 0, done.err
+        assert people.states.load_state("ada").trust_level == 0.75
+        for kept in tmp_path.glob("store/empathy/states/*.damaged-*"):
+            assert command("store", "check", "--json").err == f"found 1 problem\n{ASIDE}"
+            kept.rename(tmp_path / "looked at")
+        assert command("store", "check").err == "all is well\n"
+
+
+def test_a_damaged_state_can_be_deleted(command: Command, people: Store, tmp_path: Path) -> None:
+    document = damaged(tmp_path, people)
+    assert "1 user with another state, as 'ada'" in command("states", "import", str(saved(tmp_path))).err
+    assert command("states", "delete", "ada", "--dry-run").err == "would delete 1 state\n"
+    assert command("states", "delete", "ada", "--yes").err == "deleted 1 state\n"
+    assert command("states", "list").err == "1 user\n"
+    assert document.with_name("ada.json.damaged-1").exists()
+
+
+def saved(tmp_path: Path) -> Path:
+    """Return a file of a state of ada."""
+    StateManager(state_dir=tmp_path / "saved").save_state("ada", CollaborationState("ada"))
+    return tmp_path / "saved" / "ada.json"
+
+
+def test_a_damaged_journal_is_told_with_what_brings_it_back(command: Command, store: Store, tmp_path: Path) -> None:
+    with connect("file:other") as other:
+        other.states.save_state("ada", CollaborationState("ada"))
+    (journal,) = (each for each in Path("other/empathy/states/journal").iterdir() if each.name.isdecimal())
+    journal.write_bytes(b"x" + journal.read_bytes()[1:])
+    Path("other/empathy/notes.txt").write_text("mine")
+    told = command("store", "check", "--store", "file:other")
+    assert (told.status, told.err) == (1, f"found 2 problems\n{FROM_BACKUP}{JOURNAL}{ASIDE}")
+    journal.rename(tmp_path / "journal")
+    Path("other/empathy/notes.txt").rename(tmp_path / "notes.txt")
+    assert command("store", "check", "--store", "file:other").err == "all is well\n"
+    assert command("states", "list", "--store", "file:other").err == "1 user\n"
