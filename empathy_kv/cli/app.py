@@ -73,9 +73,10 @@ def _asked(error: CycloptsError) -> str:
     """Return what was wrong with what was asked, as people say it."""
     if isinstance(error, UnusedCliTokensError):
         return f"{' '.join(map(repr, error.unused_tokens or ()))} is one argument too many."
-    word = (error.unused_tokens or ("",))[0]
-    if isinstance(error, UnknownCommandError) and word.startswith("-"):
-        option = word.partition("=")[0]  # Not what it is set to: that may hold a password.
+    words = error.unused_tokens or ()
+    option, equals, _ = words[0].partition("=") if words else ("", "", "")
+    if isinstance(error, UnknownCommandError) and option.startswith("-") and (equals or len(words) > 1):
+        # Not what it is set to: that may hold a password.
         return f"{option} stands before the command: options go behind it, as in {_EXAMPLE}."
     return str(error)
 

@@ -157,7 +157,7 @@ def migrate(
 
 def _nothing(source: str) -> str:
     """Return what is said of a source that holds nothing to be moved."""
-    if not names_store(source) and not absent(f"file:{source}"):
+    if not names_store(source) and Path(source).is_dir() and not absent(f"file:{source}"):
         return f"{source} is a store: name it as file:{source}"
     return "FROM holds nothing that could be moved"  # Not its URL: it may hold a password.
 

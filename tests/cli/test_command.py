@@ -448,6 +448,8 @@ def test_an_option_before_the_command_is_told_where_it_goes(words: list[str], co
     assert command(*words, "states", "list") == Done(2, "", f"{told}empathy-kv --help\n")
     assert command("states", *words, "list") == Done(2, "", f"{told}empathy-kv states --help\n")
     assert 'Unknown command "stores".' in command("stores").err
+    assert 'Unknown command "--verison".' in command("--verison").err  # Nothing stands behind it.
+    assert "secret" not in command("--store=redis://:secret@host").err
     assert "EMPATHY_KV_URL, or --store behind a command, names a store" in " ".join(command("--help").out.split())
 
 

@@ -104,6 +104,7 @@ def test_what_is_there_is_replaced_after_a_question(command: Command, filled: St
         ("sqlite:///nothing.db", "file:x", 1),
         ("nothing", "file:x", 1),
         ("text.db", "file:x", 1),
+        ("empty.db", "file:x", 1),
         ("cut", "file:x", 1),
     ],
 )
@@ -111,6 +112,7 @@ def test_what_cannot_be_moved_is_one_line(
     source: str, target: str, status: int, command: Command, filled: Store, tmp_path: Path
 ) -> None:
     (tmp_path / "text.db").write_text("this is no database, but long enough to be taken for one" * 100)
+    (tmp_path / "empty.db").touch()
     (tmp_path / "cut").mkdir()
     (tmp_path / "cut" / "ada.json").write_text('{"user_id": "ada", "trust')
     done = command("store", "migrate", source, target, "--yes")
@@ -118,6 +120,7 @@ def test_what_cannot_be_moved_is_one_line(
     assert done.err.startswith("empathy-kv: ")
     assert done.err.count("\n") == 1
     assert "secret" not in done.err
+    assert "is a store" not in done.err
     assert not (tmp_path / "x").exists()
 
 
