@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 from cyclopts import App, Parameter
 
@@ -68,22 +68,33 @@ def check(*, json: Json = False, store: Where = HERE) -> int:
 
 def _cures(damage: Sequence[DamagedError]) -> Iterator[str]:
     """Yield what can be done about damage, each once."""
-    from empathy_kv.kv.files.check import foreign
-
-    paths = [Path(error.path) for error in damage if str(error) != str(foreign(Path(error.path)))]
-    documents = [path for path in paths if path.suffix == ".json"]
-    journals = [path for path in paths if path.parent.name == "journal"]
-    if documents or journals:
+    kinds = set(map(_kind, damage))
+    if kinds - {"foreign"}:
         yield "what is damaged comes back from a backup: empathy-kv backup restore --replace"
-    if documents:
+    if "library" in kinds:
+        yield "what the library keeps of its patterns alone: store.patterns.repair(), in Python, makes it anew"
+    if "document" in kinds:
         yield (
             "a document alone: set its key or delete it, as by empathy-kv states import FILE --existing replace, or "
             "empathy-kv states delete USER"
         )
-    if journals:
+    if "journal" in kinds:
         yield "a journal: move it out of the store first, which goes on with what its documents hold"
-    if len(damage) > len(documents) + len(journals):
+    if "foreign" in kinds:
         yield "what is kept aside, or not part of the store: look at it, and move it out of the store"
+
+
+def _kind(error: DamagedError) -> Literal["library", "document", "journal", "foreign"]:
+    from empathy_kv.kv.files.check import foreign
+
+    path = Path(error.path)
+    if str(error) == str(foreign(path)):
+        return "foreign"
+    if path.parent.name == "patterns" and path.stem in ("order", "changes", "epoch", "stamp"):
+        return "library"
+    if path.parent.name == "journal":
+        return "journal"
+    return "document" if path.suffix == ".json" else "foreign"
 
 
 @app.command

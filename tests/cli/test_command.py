@@ -536,6 +536,7 @@ DOCUMENT = (
     "a document alone: set its key or delete it, as by empathy-kv states import FILE --existing replace, "
     "or empathy-kv states delete USER\n"
 )
+LIBRARY = "what the library keeps of its patterns alone: store.patterns.repair(), in Python, makes it anew\n"
 JOURNAL = "a journal: move it out of the store first, which goes on with what its documents hold\n"
 ASIDE = "what is kept aside, or not part of the store: look at it, and move it out of the store\n"
 
@@ -593,3 +594,22 @@ def test_a_damaged_journal_is_told_with_what_brings_it_back(command: Command, st
     Path("other/empathy/notes.txt").rename(tmp_path / "notes.txt")
     assert command("store", "check", "--store", "file:other").err == "all is well\n"
     assert command("states", "list", "--store", "file:other").err == "1 user\n"
+
+
+@pytest.mark.parametrize("harm", ["damaged", "deleted"])
+def test_a_library_that_lost_its_patterns_is_told_with_what_finds_them(
+    harm: str, command: Command, tmp_path: Path
+) -> None:
+    url = "file:other"
+    assert command("demo", "--store", url).status == 0
+    order = tmp_path / "other" / "empathy" / "patterns" / "order.json"
+    kept = order.rename(tmp_path / "order.json").read_bytes()
+    if harm == "damaged":
+        order.write_bytes(kept[:-20])
+    told = command("store", "check", "--store", url)
+    assert (told.status, told.err.partition("\n")[2]) == (1, f"{FROM_BACKUP}{LIBRARY}")
+    with connect(url) as other:
+        assert other.patterns.repair() == 2
+    for each in order.parent.glob("*.damaged-*"):
+        each.rename(tmp_path / each.name)
+    assert command("store", "check", "--store", url).err == "all is well\n"
