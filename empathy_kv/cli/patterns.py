@@ -199,6 +199,13 @@ def remove(
         tell(f"removed {counted(open_store.patterns.remove_patterns(ids), 'pattern')}")
 
 
+@app.command
+def repair(*, store: Where = HERE) -> None:
+    """Find patterns again that are in the store, and that the library has lost with the list of them."""
+    with present(store) as open_store:
+        tell(f"found {counted(open_store.patterns.repair(), 'pattern')} again")
+
+
 @app.command(name="import")
 def import_(
     file: Path,
@@ -214,7 +221,8 @@ def import_(
 ) -> None:
     """Add the patterns of a library file, .json or SQLite (.db), with their links.
 
-    What is there already, just so, is left alone: an import that was interrupted can be done again.
+    What is there already, just so, is left alone: an import that was interrupted can be done again. A pattern that is
+    replaced keeps its place, its links, and what was recorded of it.
     """
     library = _loaded(file_at(file))
     with opened(store) as open_store:
@@ -231,17 +239,18 @@ def import_(
             (agent, mine[pattern_id])
             for agent, ids in library.agent_contributions.items()
             for pattern_id in ids
-            if pattern_id not in there or pattern_id in replaced
+            if pattern_id not in there
         ]
         order = {pattern_id: place for place, pattern_id in enumerate(mine)}
         contributions.sort(key=lambda item: order[item[1].id])
-        told = f"{counted(len(contributions), 'pattern')} ({len(replaced):,} in the place of others)"
+        told = f"{counted(len(contributions) + len(replaced), 'pattern')} ({len(replaced):,} in the place of others)"
         if dry_run:
             tell(f"would add {told}")
             return
         if replaced:
             confirm(f"Replace {counted(len(replaced), 'pattern')}?", yes)
-            target.remove_patterns(replaced)
+        for pattern_id in replaced:
+            target.update_pattern(mine[pattern_id])
         with progress("patterns") as done:
             for start in range(0, len(contributions), _PAGE):
                 target.restore(contributions[start : start + _PAGE])

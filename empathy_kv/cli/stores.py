@@ -72,7 +72,7 @@ def _cures(damage: Sequence[DamagedError]) -> Iterator[str]:
     if kinds - {"foreign"}:
         yield "what is damaged comes back from a backup: empathy-kv backup restore --replace"
     if "library" in kinds:
-        yield "what the library keeps of its patterns alone: store.patterns.repair(), in Python, makes it anew"
+        yield "what the library keeps of its patterns alone: empathy-kv patterns repair makes it anew"
     if "document" in kinds:
         yield (
             "a document alone: set its key or delete it, as by empathy-kv states import FILE --existing replace, or "

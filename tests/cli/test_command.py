@@ -536,7 +536,7 @@ DOCUMENT = (
     "a document alone: set its key or delete it, as by empathy-kv states import FILE --existing replace, "
     "or empathy-kv states delete USER\n"
 )
-LIBRARY = "what the library keeps of its patterns alone: store.patterns.repair(), in Python, makes it anew\n"
+LIBRARY = "what the library keeps of its patterns alone: empathy-kv patterns repair makes it anew\n"
 JOURNAL = "a journal: move it out of the store first, which goes on with what its documents hold\n"
 ASIDE = "what is kept aside, or not part of the store: look at it, and move it out of the store\n"
 
@@ -608,8 +608,8 @@ def test_a_library_that_lost_its_patterns_is_told_with_what_finds_them(
         order.write_bytes(kept[:-20])
     told = command("store", "check", "--store", url)
     assert (told.status, told.err.partition("\n")[2]) == (1, f"{FROM_BACKUP}{LIBRARY}")
-    with connect(url) as other:
-        assert other.patterns.repair() == 2
+    assert command("patterns", "repair", "--store", url).err == "found 2 patterns again\n"
+    assert command("patterns", "repair", "--store", url).err == "found 0 patterns again\n"
     for each in order.parent.glob("*.damaged-*"):
         each.rename(tmp_path / each.name)
     assert command("store", "check", "--store", url).err == "all is well\n"
