@@ -79,12 +79,13 @@ SIZES: Final[Mapping[str, Size]] = {
         turn=50,
         durable_rounds=10,
         durable_turn=10,
-        repeats=3,
-        recorded=5_000,
-        large=5_000,
-        written=2_000,
+        repeats=2,
+        recorded=3_000,
+        large=3_000,
+        written=1_000,
         seconds=0.03,
-        fill=1_000,
+        keys=300,
+        fill=400,
     ),
     "tiny": Size(
         rounds=2,
@@ -140,6 +141,10 @@ def jobs(scale: str) -> list[Job]:
 PUT_GOALS: Final = (Goal(1 / 6, DISKCACHE.name), Goal(1.3, LMDB.name))
 
 
+LISTED: Final = 1_000
+"""Documents of the list that has a goal."""
+
+
 def _turn(peer: Peer, size: Size) -> int:
     return max(1, size.turn // 10) if peer.slow else size.turn
 
@@ -174,7 +179,7 @@ def _delete(size: Size, every: Sequence[Peer]) -> Job:
 
 
 def _list(size: Size, every: Sequence[Peer]) -> Job:
-    goals = (Goal(8.0),)
+    goals = (Goal(8.0),) if size.keys == LISTED else ()
     rows = []
     for peer in every:
         rows.append(row(peer, on_disk, partial(list_turns, peer, size.keys), READ if peer.ours else "", goals))

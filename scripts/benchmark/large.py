@@ -16,6 +16,7 @@ from peers.shape import Documents, Peer
 from space import alone, on_linux, resident, taken
 from storing import Turns, documents, key, opened
 
+
 def jobs(rounds: int, repeats: int, turn: int, some: int, many: int, written: int) -> list[Job]:
     """Return the jobs: of a store of many documents, some of which are read, and of one where so many are written."""
     return [

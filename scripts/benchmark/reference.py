@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -73,14 +73,17 @@ _FIGURES: Final = (
 class Table:
     """Interactions in the documented table."""
 
-    def __init__(self, place: Path) -> None:
+    def __init__(self, place: Path, pragmas: Sequence[str] = ()) -> None:
         self._path = place / "metrics.db"
+        self._pragmas = pragmas
         with self._connection() as connection:
             connection.executescript(SCHEMA)
 
     @contextlib.contextmanager
     def _connection(self) -> Iterator[sqlite3.Connection]:
         with contextlib.closing(sqlite3.connect(self._path)) as connection, connection:
+            for pragma in self._pragmas:
+                connection.execute(pragma)
             yield connection
 
     def record(self, user_id: str, level: int, success: bool, response_time_ms: float) -> None:

@@ -94,7 +94,11 @@ def _bare(url: str) -> Documents:
         found = server.call("MGET", *(f"bare:{key}" for key in keys))
         return [(key, decode(data)) for key, data in zip(keys, found, strict=True) if data is not None]
 
-    return Documents(put, get, lambda key: server.call("DEL", f"bare:{key}"), items, server.close)
+    def bulk(documents: Mapping[str, Pattern]) -> None:
+        words = [word for key, document in documents.items() for word in (f"bare:{key}", encode(document))]
+        server.call("MSET", *words)
+
+    return Documents(put, get, lambda key: server.call("DEL", f"bare:{key}"), items, server.close, bulk=bulk)
 
 
 def _key_value(url: str) -> Documents:
