@@ -159,6 +159,11 @@ class Figure:
         return statistics.median(self.medians)
 
     @property
+    def mean(self) -> float:
+        """The mean of all samples: what is seldom and takes long is in it, but not in the median."""
+        return statistics.mean(sample for samples in self.rounds for sample in samples)
+
+    @property
     def best(self) -> float:
         """The median of the best round: what comes out when nobody else uses the machine."""
         return max(self.medians) if self.higher_is_better else min(self.medians)

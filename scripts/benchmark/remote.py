@@ -270,6 +270,7 @@ def bare_bulk_turns(turn: int, url: str) -> Turns:
     with redis.Redis.from_url(url) as client:
         names = [f"document:{number}" for number in range(DOCUMENTS)]
         client.mset({name: encode(pattern(number)) for number, name in enumerate(names)})
+
         def read() -> dict[str, Any]:
             values = client.mget(names)
             return {name: decode(value) for name, value in zip(names, values, strict=True)}

@@ -120,9 +120,7 @@ def _figures(name: str, title: str, size: Size) -> Job:
     grown = f"{PACKAGE}, {few}"
     rows = [
         Contender(PACKAGE, partial(_our_turns, name, size.few, size.turn), few, among=few),
-        Contender(
-            PACKAGE, partial(_our_turns, name, size.many, size.turn), many, [Goal(2, grown)], grown, among=many
-        ),
+        Contender(PACKAGE, partial(_our_turns, name, size.many, size.turn), many, [Goal(2, grown)], grown, among=many),
         Contender("sqlite3", partial(_covered_turns, name, size.many), f"a covering index, {many}", among=many),
         Contender(reference.TABLE, partial(_by_call_turns, name, size.many), many, role="reference", among=many),
     ]

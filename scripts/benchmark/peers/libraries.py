@@ -160,9 +160,7 @@ def _json(value: Any) -> str:
 
 def _save_many(_: PatternLibrary, held: Held, path: Path) -> None:
     with contextlib.closing(_opened(path, "EXTRA")) as connection, connection:
-        connection.executemany(
-            reference.PUT_PATTERN, (reference.pattern_row(made, _json) for made in held.values())
-        )
+        connection.executemany(reference.PUT_PATTERN, (reference.pattern_row(made, _json) for made in held.values()))
 
 
 def _load_rows(decode: Callable[[str], Any], path: Path) -> Held:
