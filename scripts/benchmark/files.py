@@ -72,7 +72,7 @@ SIZES: Final[Mapping[str, Size]] = {
         recorded=100_000,
         large=100_000,
         written=20_000,
-        seconds=0.4,
+        seconds=0.3,
     ),
     "quick": Size(
         rounds=10,
@@ -139,8 +139,6 @@ def jobs(scale: str) -> list[Job]:
 # One process, microseconds an operation
 
 PUT_GOALS: Final = (Goal(1 / 6, DISKCACHE.name), Goal(1.3, LMDB.name))
-
-
 LISTED: Final = 1_000
 """Documents of the list that has a goal."""
 

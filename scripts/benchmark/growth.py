@@ -160,10 +160,11 @@ def put_turns(engine: str, count: int, turn: int, room: Room) -> Turns:
     with _filled(engine, count, room) as documents:
         while True:
             some = [(key(number), pattern(number)) for number in range(count, count + turn)]
-            yield timed(documents.put, some)
+            samples = timed(documents.put, some)
             for name, _ in some:
                 documents.delete(name)
             documents.checkpoint()
+            yield samples
 
 
 def checkpoint_turns(engine: str, count: int, turn: int, room: Room) -> Turns:
@@ -172,10 +173,11 @@ def checkpoint_turns(engine: str, count: int, turn: int, room: Room) -> Turns:
         while True:
             names = [key(number) for number in range(count, count + turn)]
             documents.fill({name: pattern(number) for number, name in enumerate(names)})
-            yield timed(documents.checkpoint, [()])
+            samples = timed(documents.checkpoint, [()])
             for name in names:
                 documents.delete(name)
             documents.checkpoint()
+            yield samples
 
 
 def get_turns(engine: str, count: int, turn: int, room: Room) -> Turns:

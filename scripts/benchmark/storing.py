@@ -138,8 +138,9 @@ def written_get_turns(peer: Peer, keys: int, turn: int, place: str) -> Turns:
         while True:
             names = [key(number) for number in dice.choices(range(keys), k=turn)]
             store.time(store.put, [(name, peer.form(pattern(number))) for number, name in enumerate(names)])
-            yield store.time(store.get, [(name,) for name in names])
+            samples = store.time(store.get, [(name,) for name in names])
             store.checkpoint()
+            yield samples
 
 
 def delete_turns(peer: Peer, turn: int, place: str) -> Turns:
@@ -169,8 +170,9 @@ def written_list_turns(peer: Peer, keys: int, place: str) -> Turns:
     with _small(peer, keys, place) as store:
         while True:
             store.time(store.put, some)
-            yield store.time(store.items, [(names,)])
+            samples = store.time(store.items, [(names,)])
             store.checkpoint()
+            yield samples
 
 
 def _expect(peer: Peer, store: Documents, some: Iterable[tuple[str, Any]]) -> None:

@@ -72,7 +72,13 @@ def _diskcache(place: str) -> Recording:
     import diskcache
 
     cache = diskcache.Cache(place)
-    return Recording(cache.incr, lambda: cache["count"], cache.close)
+
+    def bulk(arguments: Sequence[tuple[Any, ...]]) -> None:
+        with cache.transact():
+            for each in arguments:
+                cache.incr(*each)
+
+    return Recording(cache.incr, lambda: cache["count"], cache.close, bulk=bulk)
 
 
 def _lmdb_incr(place: str) -> Recording:
