@@ -220,14 +220,18 @@ def _pages(count: int) -> Iterator[list[Pattern]]:
 
 
 def record_turns(engine: str, count: int, turn: int, room: Room) -> Turns:
-    with _recorded(engine, f"record{count}", count, room) as metrics:
+    with _recorded(engine, f"record{count}", count, room) as store:
         while True:
-            yield timed(metrics.record_interaction, list(interactions(turn)))
+            samples = timed(store.metrics.record_interaction, list(interactions(turn)))
+            if engine not in ("memory", "sqlite"):
+                store.checkpoint()
+            yield samples
 
 
 def stats_turns(user: str, engine: str, count: int, turn: int, room: Room) -> Turns:
     """Ask for the figures of a user, whatever others have recorded."""
-    with _recorded(engine, f"stats{count}", count, room) as metrics:
+    with _recorded(engine, f"stats{count}", count, room) as store:
+        metrics = store.metrics
         if metrics.get_user_stats(FEW)["total_operations"] == 0:
             for level in range(10):
                 metrics.record_interaction(FEW, 1 + level % 5, True, 12.5)
@@ -246,7 +250,7 @@ def _recorded(engine: str, name: str, count: int, room: Room) -> Iterator[Any]:
     with opened(engine, name, room) as store:
         if not store.metrics.get_all_users():
             _record(engine, name, count, store, room)
-        yield store.metrics
+        yield store
 
 
 def _record(engine: str, name: str, count: int, store: Any, room: Room) -> None:

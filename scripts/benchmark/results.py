@@ -20,13 +20,14 @@ END: Final = "<!-- end of what it writes -->\n"
 
 HEADLINES: Final = (
     *("files/put", "files/overwrite", "files/get", "files/first", "files/delete", "files/list", "files/fill"),
-    *("files/processes", "files/space", "files/counter", "files/timeline", "files/record"),
+    *("files/processes", "files/open", "files/space", "files/counter", "files/timeline", "files/record"),
     *("files/contribute", "files/outcome", "files/state", "files/fsync", "files/fsync-record"),
     *("memory/put", "memory/get", "memory/delete", "memory/list", "memory/space"),
     *("redis/put", "redis/get", "redis/delete", "redis/list", "redis/bulk", "redis/write", "redis/tasks"),
     *("redis/count", "redis/record", "redis/users", "redis/global", "redis/processes", "redis/space"),
-    *("metrics/user", "metrics/global", "patterns/ask", "patterns/skewed", "patterns/save", "patterns/load"),
-    *("sql/record", "sql/save", "sql/load", "start/import"),
+    *("metrics/user", "metrics/global", "patterns/ask", "patterns/skewed", "patterns/pattern", "patterns/index"),
+    *("patterns/save", "patterns/load", "patterns/peak"),
+    *("sql/record", "sql/save", "sql/load", "sql/user", "sql/global", "start/import"),
 )
 """The jobs of which the row is quoted that compares worst of this package's, with classes of its own or of a user's."""
 BOTH: Final = ("files/put", "files/get")
