@@ -123,9 +123,9 @@ def _filled(engine: str, count: int, room: Room) -> Iterator[Documents]:
     """Open a store of so many documents: on a disk one that has been written before it was opened."""
     if engine in ON_DISK:
         with _documents(engine, count, room) as documents:
-            _fill(documents, count)
+            _put_all(documents, count)
     with _documents(engine, count, room) as documents:
-        _fill(documents, count)
+        _put_all(documents, count)
         yield documents
 
 
@@ -135,7 +135,7 @@ def _documents(engine: str, count: int, room: Room) -> Iterator[Documents]:
         yield _patterns_of(store) if engine == "sqlite" else collected(store)
 
 
-def _fill(documents: Documents, count: int) -> None:
+def _put_all(documents: Documents, count: int) -> None:
     if documents.get(key(count - 1)) is None:
         for page in _pages(count):
             documents.fill({each.id: each for each in page})
