@@ -17,6 +17,7 @@ import reference
 from attrs import frozen
 from harness import NOTHING, PACKAGE, PREFIX, SERVER, Contender, Job, Promise, Role, Room, expect, timed
 from interactions import INSERT_ROW, USERS, interactions, record_many
+from peers.disk import connect
 from peers.tables import Interactions
 from reference import Table
 from served import binary, running
@@ -111,7 +112,7 @@ def on_files(count: int, room: Room) -> Iterator[tuple[User, All]]:
     """Give the same of a directory, which is made once a run."""
     place = room.shared / f"metrics-{count}"
     made = place.exists()
-    with empathy_kv.connect(f"file:{place}", durability="os") as store:
+    with connect(str(place)) as store:
         if not made:
             record_many(store, interactions(count))
         yield store.metrics.get_user_stats, store.metrics.get_global_stats

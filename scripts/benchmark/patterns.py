@@ -36,7 +36,7 @@ class Size:
     """How much is done."""
 
     library: int
-    """Patterns of the library that is asked, saved and loaded."""
+    """Patterns of the library that is asked."""
     large: int
     """Patterns of the larger one, for what must not grow as a library does."""
     smaller: Sequence[int]
@@ -48,12 +48,18 @@ class Size:
     """Questions in a round that are answered by a scan, too."""
     repeats: int
     """Rounds of what takes long."""
+    whole: int
+    """Patterns of the library that is saved and loaded."""
+    held: int
+    """Patterns of the one whose memory is measured."""
 
 
 SIZES: Final[Mapping[str, Size]] = {
-    "full": Size(100_000, 1_000_000, (1_000, 10_000), rounds=15, turn=200, scans=2, repeats=5),
-    "quick": Size(2_000, 10_000, (1_000,), rounds=5, turn=50, scans=1, repeats=2),
-    "tiny": Size(200, 400, (50,), rounds=2, turn=5, scans=2, repeats=1),
+    "full": Size(
+        100_000, 1_000_000, (1_000, 10_000), rounds=15, turn=200, scans=2, repeats=5, whole=50_000, held=20_000
+    ),
+    "quick": Size(2_000, 10_000, (1_000,), rounds=5, turn=50, scans=1, repeats=2, whole=2_000, held=2_000),
+    "tiny": Size(200, 400, (50,), rounds=2, turn=5, scans=2, repeats=1, whole=200, held=200),
 }
 JUDGED: Final = 100_000
 """Patterns from which on a scan is so slow as the goal beside it says."""
@@ -68,7 +74,7 @@ def jobs(scale: str) -> list[Job]:
         _one(size),
         _change(size),
         _index(size),
-        *saving.json_jobs(size.library, size.repeats),
+        *saving.json_jobs(size.whole, size.repeats),
     ]
 
 
@@ -258,13 +264,13 @@ def afresh_turns(count: int, _: Room) -> Iterator[Sequence[float]]:
 
 
 def _index(size: Size) -> Job:
-    goal = [Goal(2e-3 * size.library)]  # 2 kB a pattern
+    goal = [Goal(2e-3 * size.held)]  # 2 kB a pattern
     rows = [
-        Contender(OURS, partial(alone_turns, index_growth, size.library), "the index", goal, among="index"),
-        Contender(OURS, partial(alone_turns, library_growth, size.library), "the library with its index"),
-        Contender(OBJECTS, partial(alone_turns, objects_growth, size.library)),
+        Contender(OURS, partial(alone_turns, index_growth, size.held), "the index", goal, among="index"),
+        Contender(OURS, partial(alone_turns, library_growth, size.held), "the library with its index"),
+        Contender(OBJECTS, partial(alone_turns, objects_growth, size.held)),
     ]
-    return Job("index", f"memory of {size.library:,} patterns", "MB", size.repeats, on_linux(rows), warm_up=0)
+    return Job("index", f"memory of {size.held:,} patterns", "MB", size.repeats, on_linux(rows), warm_up=0)
 
 
 def alone_turns(function: Callable[[int], float], count: int, _: Room) -> Iterator[Sequence[float]]:
