@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
+import msgspec
 import redis
 import redis.asyncio
 from attrs import evolve, frozen
@@ -74,6 +75,7 @@ def jobs(scale: str) -> list[Job]:
     at_most = (Goal(0.8, of_bytes.name),)
     load = [
         _row(PACKAGE, load_turns, size.turn, goals=at_most),
+        _row(BARE, bare_load_turns, size.turn, "GET + msgspec"),
         of_bytes,
         _row(SOCKET, socket_get_turns, size.turn, "GET of the bytes", role="floor"),
     ]
@@ -184,6 +186,19 @@ def load_turns(turn: int, url: str) -> Turns:
         store.states.save_state("user", CollaborationState())
         while True:
             yield timed(store.states.load_state, [("user",)] * turn)
+
+
+def bare_load_turns(turn: int, url: str) -> Turns:
+    decode_state = msgspec.json.Decoder(CollaborationState).decode
+    with redis.Redis.from_url(url) as client:
+        client.set("bare:state", msgspec.json.encode(CollaborationState("user")))
+
+        def load(name: str) -> CollaborationState:
+            data: Any = client.get(name)
+            return decode_state(data)
+
+        while True:
+            yield timed(load, [("bare:state",)] * turn)
 
 
 def get_bytes_turns(turn: int, url: str) -> Turns:

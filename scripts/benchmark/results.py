@@ -24,7 +24,7 @@ HEADLINES: Final = (
     *("files/contribute", "files/outcome", "files/state", "files/fsync", "files/fsync-record"),
     *("memory/put", "memory/get", "memory/delete", "memory/list", "memory/space"),
     *("redis/put", "redis/get", "redis/delete", "redis/list", "redis/bulk", "redis/write", "redis/tasks"),
-    *("redis/count", "redis/record", "redis/users", "redis/global", "redis/processes", "redis/space"),
+    *("redis/count", "redis/load", "redis/record", "redis/users", "redis/global", "redis/processes", "redis/space"),
     *("metrics/user", "metrics/global", "patterns/ask", "patterns/skewed", "patterns/pattern", "patterns/index"),
     *("patterns/save", "patterns/load", "patterns/peak"),
     *("sql/record", "sql/save", "sql/load", "sql/user", "sql/global", "start/import"),
@@ -39,7 +39,7 @@ Contenders take turns, round by round, in an order that changes. A median is tha
 samples, the spread is that of the middle half of the rounds. Ratios are the median of the ratios within each round, so
 what slowed down a whole round cancels out. As in `timeit`, no garbage is collected while a turn is timed, but before
 it; only whole libraries are saved and loaded with it, since it is a part of what so many objects cost. The hash seed is
-pinned. The first round warms up and does not count, but where memory and disk are measured.
+pinned. The first round warms up and does not count, but where memory, disk and imports are measured.
 
 Times are of a call with an object in and an object out, where a row does not say that it is about bytes, a counter or
 an entry. All who store bytes have them made by the fastest codec there is, msgspec with the class (`Encoder`,
