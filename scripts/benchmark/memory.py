@@ -32,7 +32,7 @@ class Size:
 
 SIZES: Final[Mapping[str, Size]] = {
     "full": Size(rounds=30, turn=200, held=10_000, repeats=5),
-    "quick": Size(rounds=10, turn=50, held=3_000, repeats=2, keys=300),
+    "quick": Size(rounds=10, turn=50, held=2_000, repeats=2, keys=200),
     "tiny": Size(rounds=2, turn=5, held=500, repeats=1, keys=20),
 }
 

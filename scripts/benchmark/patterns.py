@@ -58,7 +58,7 @@ SIZES: Final[Mapping[str, Size]] = {
     "full": Size(
         100_000, 1_000_000, (1_000, 10_000), rounds=15, turn=200, scans=2, repeats=5, whole=50_000, held=20_000
     ),
-    "quick": Size(2_000, 10_000, (1_000,), rounds=5, turn=50, scans=1, repeats=2, whole=2_000, held=2_000),
+    "quick": Size(2_000, 5_000, (1_000,), rounds=5, turn=50, scans=1, repeats=2, whole=2_000, held=2_000),
     "tiny": Size(200, 400, (50,), rounds=2, turn=5, scans=2, repeats=1, whole=200, held=200),
 }
 JUDGED: Final = 100_000
@@ -146,23 +146,25 @@ def scan_turns(size: Size, skewed: bool, count: int, _: Room) -> Iterator[Sequen
     library = _library(count, skewed)
     everything = list(library.patterns.values())
     questions = Situations(2, skewed)
+    question = questions.question()
+    answer = scan(everything, Question(question, min_confidence=0.5))
+    expect(answer == library.find_patterns(question), "answer as the index does")
     while True:
         asked = [questions.question() for __ in range(size.turn)][: size.scans]
         yield timed(scan, [(everything, Question(question, min_confidence=0.5)) for question in asked])
-        answer = scan(everything, Question(asked[0], min_confidence=0.5))
-        expect(answer == library.find_patterns(asked[0]), "answer as the index does")
 
 
 def query_turns(size: Size, skewed: bool, count: int, _: Room) -> Iterator[Sequence[float]]:
     library = _library(count, skewed)
     everything = list(library.patterns.values())
     questions = Situations(2, skewed)
+    question = questions.question()
+    answer = reference.query(everything, question, 0.5, 10)
+    expect(answer == [match.pattern.id for match in library.find_patterns(question)], "answer as the index does")
     while True:
         scans = size.scans if count <= JUDGED else 1
         asked = [questions.question() for __ in range(size.turn)][:scans]
         yield timed(reference.query, [(everything, question, 0.5, 10) for question in asked])
-        answer = reference.query(everything, asked[0], 0.5, 10)
-        expect(answer == [match.pattern.id for match in library.find_patterns(asked[0])], "answer as the index does")
 
 
 def _one(size: Size) -> Job:
