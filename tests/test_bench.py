@@ -25,6 +25,7 @@ PROGRAM: Final = Path(__file__).parent.parent / "scripts" / "benchmark"
 sys.path.append(str(PROGRAM))
 
 import command  # noqa: E402 - it is no package, but a directory that Python runs
+import counting  # noqa: E402
 import files  # noqa: E402
 import growth  # noqa: E402
 import harness  # noqa: E402
@@ -36,7 +37,7 @@ import space  # noqa: E402
 import storing  # noqa: E402
 from documents import decode, encode, from_plain, pattern, solution, to_plain  # noqa: E402
 from peers import disk, local, server  # noqa: E402
-from peers.shape import Documents, Peer  # noqa: E402
+from peers.shape import Documents, Peer, Recorder, Recording  # noqa: E402
 from served import binary  # noqa: E402
 
 import empathy_kv  # noqa: E402
@@ -248,6 +249,36 @@ def test_a_turn_that_writes_leaves_nothing_to_be_done_in_that_of_another(
     samples = next(taken)
     assert store.log == [*written, "checkpoint"]
     assert max(samples) < 0.02
+    taken.close()
+
+
+@pytest.mark.parametrize(
+    ("turns", "ends"),
+    [
+        (partial(counting.first_turns, count=4), ["one", "one", "one", "one", "close"]),
+        (partial(counting.late_turns, before=4, turn=2), ["one", "one", "checkpoint"]),
+        (partial(counting.counted_turns, turn=2), ["one", "one", "checkpoint"]),
+    ],
+)
+def test_a_turn_that_counts_leaves_nothing_to_be_done_in_that_of_another(
+    turns: Any, ends: Sequence[str], tmp_path: Path
+) -> None:
+    log: list[str] = []
+
+    def opened(_: str) -> Recording:
+        first = len(log)
+        return Recording(
+            lambda: log.append("one"),
+            lambda: log[first:].count("one"),
+            lambda: log.append("close"),
+            lambda: log.append("checkpoint"),
+        )
+
+    taken = turns(Recorder("noted", "", opened, lambda _: (), harness.KILL), place=str(tmp_path))
+    next(taken)
+    log_before = len(log)
+    next(taken)
+    assert log[log_before:] == ends
     taken.close()
 
 

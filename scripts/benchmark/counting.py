@@ -36,7 +36,7 @@ def first_turns(recorder: Recorder, count: int, place: str) -> Turns:
             opened_recorder.one(*recorder.arguments(0))  # This one makes directories and tables.
             samples = timed(opened_recorder.one, [recorder.arguments(n) for n in range(1, count)])
             expect(opened_recorder.count() == count, "count")
-            yield samples
+        yield samples
 
 
 def late_turns(recorder: Recorder, before: int, turn: int, place: str) -> Turns:
