@@ -42,7 +42,7 @@ class Size:
 
 
 SIZES: Final[Mapping[str, Size]] = {
-    "full": Size((1_000, 10_000, 100_000, 1_000_000), rounds=20, turn=50),
+    "full": Size((1_000, 10_000, 100_000, 1_000_000), rounds=20, turn=40),
     "quick": Size((1_000, 10_000), rounds=10, turn=20),
     "tiny": Size((20, 200), rounds=2, turn=3),
 }
