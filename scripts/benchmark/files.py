@@ -58,7 +58,7 @@ class Size:
     """For how long processes write side by side."""
     keys: int = 1_000
     """Documents of the small store, which is read, listed and overwritten, and what is recorded at the first look."""
-    fill: int = 5_000
+    fill: int = 3_000
     """Documents of a store that is written from the beginning to its end."""
 
 
@@ -69,10 +69,10 @@ SIZES: Final[Mapping[str, Size]] = {
         durable_rounds=50,
         durable_turn=20,
         repeats=5,
-        recorded=100_000,
+        recorded=50_000,
         large=100_000,
-        written=20_000,
-        seconds=0.3,
+        written=10_000,
+        seconds=0.2,
     ),
     "quick": Size(
         rounds=10,

@@ -56,7 +56,7 @@ class Size:
 
 SIZES: Final[Mapping[str, Size]] = {
     "full": Size(
-        100_000, 1_000_000, (1_000, 10_000), rounds=15, turn=200, scans=2, repeats=5, whole=50_000, held=20_000
+        100_000, 1_000_000, (1_000, 10_000), rounds=15, turn=200, scans=2, repeats=5, whole=30_000, held=20_000
     ),
     "quick": Size(2_000, 5_000, (1_000,), rounds=5, turn=50, scans=1, repeats=2, whole=2_000, held=2_000),
     "tiny": Size(200, 400, (50,), rounds=2, turn=5, scans=2, repeats=1, whole=200, held=200),

@@ -60,7 +60,7 @@ class Size:
 
 
 SIZES: Final[Mapping[str, Size]] = {
-    "full": Size(rounds=40, turn=200, bulks=5, each=40, seconds=0.3, held=5_000, repeats=5),
+    "full": Size(rounds=40, turn=200, bulks=5, each=40, seconds=0.2, held=5_000, repeats=5),
     "quick": Size(rounds=10, turn=50, bulks=1, each=4, seconds=0.03, held=500, repeats=2, keys=200),
     "tiny": Size(rounds=2, turn=3, bulks=1, each=2, seconds=0.02, held=50, repeats=1, keys=20),
 }

@@ -38,7 +38,7 @@ class Size:
 
 
 SIZES: Final[Mapping[str, Size]] = {
-    "full": Size(rounds=20, turn=200, patterns=50_000, repeats=5, few=1_000, many=200_000),
+    "full": Size(rounds=20, turn=200, patterns=30_000, repeats=5, few=1_000, many=200_000),
     "quick": Size(rounds=10, turn=20, patterns=2_000, repeats=2, few=1_000, many=10_000),
     "tiny": Size(rounds=2, turn=5, patterns=50, repeats=1, few=20, many=100),
 }
