@@ -42,8 +42,9 @@ SCALES: Final = {
     "quick": "a minute",
     "tiny": "seconds, to see that everything works: the figures say nothing",
 }
-SECONDS: Final = {"full": 500.0, "quick": 40.0, "tiny": math.inf}
-"""What the jobs of a run may take; what is set up for the last of them, and removing it all, take the rest."""
+SECONDS: Final = {"full": 380.0, "quick": 25.0, "tiny": math.inf}
+"""What the jobs of a run share. The last of them take more, for what they set up and the rounds that each has; that and
+removing it all have the rest of the ten minutes, or of the one."""
 ROUNDS: Final = {"full": LEAST, "quick": FEW, "tiny": 1}
 """The rounds that each job has, however little time is left."""
 
