@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,15 +25,19 @@ PROGRAM: Final = Path(__file__).parent.parent / "scripts" / "benchmark"
 sys.path.append(str(PROGRAM))
 
 import command  # noqa: E402 - it is no package, but a directory that Python runs
+import counting  # noqa: E402
+import files  # noqa: E402
 import growth  # noqa: E402
 import harness  # noqa: E402
 import interactions  # noqa: E402
 import reference  # noqa: E402
 import report  # noqa: E402
 import results  # noqa: E402
+import space  # noqa: E402
+import storing  # noqa: E402
 from documents import decode, encode, from_plain, pattern, solution, to_plain  # noqa: E402
 from peers import disk, local, server  # noqa: E402
-from peers.shape import Peer  # noqa: E402
+from peers.shape import Documents, Peer, Recorder, Recording  # noqa: E402
 from served import binary  # noqa: E402
 
 import empathy_kv  # noqa: E402
@@ -130,8 +137,8 @@ def test_what_does_not_exist_is_a_usage_error(arguments: Sequence[str]) -> None:
 def test_the_document_is_650_bytes_of_json_with_14_fields_and_comes_back() -> None:
     document = pattern(1234)
     data = encode(document)
-    assert 640 <= len(data) <= 660
-    assert len(json.loads(data)) == 14
+    assert 650 <= len(data) <= 670
+    assert len(json.loads(data)) == 15  # With `extra`, which is empty.
     assert decode(data) == document
     assert encode(pattern(1235)) != data
     assert json.loads(data)["name"] == solution(document).name
@@ -185,7 +192,153 @@ def test_every_peer_of_the_plan_is_one_that_is_tested() -> None:
         if job.name in ("files/put", "memory/put", "redis/put")
         for row in job.contenders
     }
-    assert stores == {peer.name for module in (disk, local, server) for peer in module.EVERY} | {disk.OWN_CLASS.name}
+    assert stores == {peer.name for module in (disk, local, server) for peer in module.EVERY}
+
+
+# What is timed
+
+
+class Noted:
+    """A store that notes what is done with it, and takes its time to be closed."""
+
+    def __init__(self) -> None:
+        self.log: list[str] = []
+        self.held: dict[str, Any] = {}
+
+    def peer(self) -> Peer:
+        calls = (self._put, self.held.get, self._delete, self._items, self._close, self._checkpoint)
+        return Peer("noted", lambda _: Documents(*calls), harness.KILL)
+
+    def _put(self, key: str, document: Any) -> None:
+        self.log.append("put")
+        self.held[key] = document
+
+    def _delete(self, key: str) -> None:
+        self.log.append("delete")
+        del self.held[key]
+
+    def _items(self, _: Sequence[str]) -> list[tuple[str, Any]]:
+        return list(self.held.items())
+
+    def _checkpoint(self) -> None:
+        self.log.append("checkpoint")
+        time.sleep(0.02)
+
+    def _close(self) -> None:
+        self.log.append("close")
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize(
+    ("turns", "written"),
+    [
+        (partial(storing.put_turns, turn=2), ["put", "put"]),
+        (partial(storing.overwrite_turns, keys=4, turn=2), ["put", "put"]),
+        (partial(storing.delete_turns, turn=2), ["put", "put", "delete", "delete"]),
+        (partial(storing.written_get_turns, keys=4, turn=2), ["put", "put"]),
+        (partial(storing.written_list_turns, keys=3), ["put", "put", "put"]),
+    ],
+)
+def test_a_turn_that_writes_leaves_nothing_to_be_done_in_that_of_another(
+    turns: Any, written: Sequence[str], tmp_path: Path
+) -> None:
+    store = Noted()
+    taken = turns(store.peer(), place=str(tmp_path))
+    next(taken)
+    store.log.clear()
+    samples = next(taken)
+    assert store.log == [*written, "checkpoint"]
+    assert max(samples) < 0.02
+    taken.close()
+
+
+@pytest.mark.parametrize(
+    ("turns", "ends"),
+    [
+        (partial(counting.first_turns, count=4), ["one", "one", "one", "one", "close"]),
+        (partial(counting.late_turns, before=4, turn=2), ["one", "one", "checkpoint"]),
+        (partial(counting.counted_turns, turn=2), ["one", "one", "checkpoint"]),
+    ],
+)
+def test_a_turn_that_counts_leaves_nothing_to_be_done_in_that_of_another(
+    turns: Any, ends: Sequence[str], tmp_path: Path
+) -> None:
+    log: list[str] = []
+
+    def opened(_: str) -> Recording:
+        first = len(log)
+        return Recording(
+            lambda: log.append("one"),
+            lambda: log[first:].count("one"),
+            lambda: log.append("close"),
+            lambda: log.append("checkpoint"),
+        )
+
+    taken = turns(Recorder("noted", "", opened, lambda _: (), harness.KILL), place=str(tmp_path))
+    next(taken)
+    log_before = len(log)
+    next(taken)
+    assert log[log_before:] == ends
+    taken.close()
+
+
+def test_filling_a_store_is_timed_to_its_end(tmp_path: Path) -> None:
+    store = Noted()
+    (sample,) = next(files.fill_turns(store.peer(), 4, str(tmp_path)))
+    assert sample * 4 >= 0.04
+    assert store.log == ["put"] * 4 + ["checkpoint", "close"]
+
+
+def test_what_a_process_writes_is_timed_to_its_end(tmp_path: Path) -> None:
+    store = Noted()
+    storing._enter({1: threading.Barrier(1)})
+    rate, last = storing.write(store.peer(), str(tmp_path), 1, 1, 0.01)
+    count = store.log.count("put") - 1
+    assert last in store.held
+    assert store.log[-2:] == ["checkpoint", "close"]
+    assert 0 < rate <= count / 0.05
+
+
+def hoard_and_forget(size: int) -> None:
+    assert len(bytearray(size)) == size
+
+
+def mapped_growth(path: Path) -> float:
+    before = space.resident()
+    with path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as pages:
+        assert sum(pages[:: mmap.PAGESIZE]) == 0
+        return space.resident() - before
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is measured on Linux only")
+def test_memory_is_what_a_process_has_for_itself_and_its_peak_is_seen(tmp_path: Path) -> None:
+    size = 64 << 20
+    grown = space.most(hoard_and_forget, size)
+    assert 0.9 * size < grown < 1.5 * size
+    with (tmp_path / "large").open("wb") as file:
+        file.truncate(size)
+    assert space.alone(mapped_growth, tmp_path / "large") < 0.1 * size
+
+
+def test_a_goal_that_holds_of_many_patterns_is_not_judged_of_few() -> None:
+    judged = {
+        scale: [
+            goal
+            for job in command.planned(scale)
+            for row in job.contenders
+            for goal in row.goals
+            if goal.of is not None and goal.of.startswith("scan")
+        ]
+        for scale in ("quick", "full")
+    }
+    assert [len(judged["quick"]), len(judged["full"])] == [0, 2]
+
+
+def test_the_page_says_what_was_measured(tmp_path: Path) -> None:
+    from surroundings import surroundings
+
+    about = surroundings(tmp_path)
+    assert re.fullmatch(r"\d+\.\d+\.\d+(, commit [0-9a-z.-]+)?", about["empathy_kv"])
 
 
 def test_the_script_can_be_run() -> None:
@@ -279,10 +432,9 @@ def test_growth_is_measured_for_every_call_on_every_engine(tmp_path: Path) -> No
     measured = {item["store"] for item in written["figures"]}
     assert measured == set(growth.ENGINES) - written["left_out"].keys()
     assert measured >= {"memory", "files"} | ({"redis"} if binary() else set())
-    assert len(written["figures"]) == len(measured) * len(growth.CALLS) * len(growth.SIZES["tiny"].counts)
-    assert len([line for line in done.stdout.splitlines() if line.startswith("|")]) == 2 + len(measured) * len(
-        growth.CALLS
-    )
+    rows = sum(len(measured.intersection(call.engines)) for call in growth.CALLS.values())
+    assert len(written["figures"]) == rows * len(growth.SIZES["tiny"].counts)
+    assert len([line for line in done.stdout.splitlines() if line.startswith("|")]) == 2 + rows
     assert done.returncode == int("GROWS" in done.stdout), done.stderr
 
 

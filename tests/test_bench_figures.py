@@ -107,12 +107,39 @@ def taking(clock: Clock, seconds: float) -> Contender:
     return Contender(f"of {seconds}", turns)
 
 
-def test_a_job_ends_with_its_time_but_not_before_three_rounds(tmp_path: Path) -> None:
-    for seconds, rounds in ((10.0, 9), (1.0, 3), (1000.0, 40)):
-        clock = Clock()
-        job = Job(f"j{seconds}", "a job", "ms", 40, [taking(clock, 0.4), taking(clock, 0.6)])
-        figures = harness.measure(job, tmp_path, seconds=seconds, clock=clock)
-        assert [len(figure.rounds) for figure in figures] == [rounds, rounds]
+@pytest.mark.parametrize(
+    ("seconds", "least", "turn", "rounds"),
+    [
+        (10.0, 5, 0.5, 10),
+        (1.0, 5, 0.5, 5),
+        (1.0, 3, 0.5, 3),
+        (1000.0, 5, 0.5, 40),
+        (1.0, 5, 6.0, 3),  # Rounds of more than ten seconds.
+        (1.0, 1, 6.0, 1),
+    ],
+)
+def test_a_job_ends_with_its_time_but_not_before_a_few_rounds(
+    seconds: float, least: int, turn: float, rounds: int, tmp_path: Path
+) -> None:
+    clock = Clock()
+    job = Job("j", "a job", "ms", 40, [taking(clock, turn), taking(clock, turn)])
+    figures = harness.measure(job, tmp_path, seconds=seconds, least=least, clock=clock)
+    assert [len(figure.rounds) for figure in figures] == [rounds, rounds]
+
+
+def test_setting_up_takes_no_round_from_a_job(tmp_path: Path) -> None:
+    clock = Clock()
+
+    def turns(_: Room) -> Iterator[Sequence[float]]:
+        clock.now += 1000.0
+        while True:
+            clock.now += 1.0
+            yield [1.0]
+
+    (figure,) = harness.measure(
+        Job("j", "a job", "ms", 40, [Contender("a", turns)]), tmp_path, seconds=7.0, clock=clock
+    )
+    assert len(figure.rounds) == 7
 
 
 def test_what_a_job_does_not_need_the_later_ones_have() -> None:
@@ -178,6 +205,29 @@ def test_the_best_peer_is_the_fastest_that_promises_as_much_as_this_package() ->
     assert {row["floor"] for row in rows.values()} == {"least"}
     assert rows["empathy_kv"]["to_floor"] == 12.0
     assert [rows[name]["role"] for name in ("empathy_kv", "good", "least")] == ["ours", "peer", "floor"]
+
+
+def test_the_best_peer_is_the_one_that_a_row_compares_worst_with_round_by_round() -> None:
+    # "steady" has the better median, of the three rounds in which "fast" was fast only one.
+    job = Job("j", "a job", "us", 3, ())
+    figures = [Figure(job, Contender(name, lambda _: iter(()))) for name in ("empathy_kv", "steady", "fast")]
+    for figure, rounds in zip(figures, ([6.0, 60.0, 600.0], [3.0, 30.0, 300.0], [2.0, 40.0, 200.0]), strict=True):
+        figure.rounds = [[took] for took in rounds]
+    ours, steady, fast = report.plain(figures)
+    assert steady["median"] < fast["median"]
+    assert (ours["best_peer"], ours["to_best_peer"]) == ("fast", 3.0)
+    assert (steady["best_peer"], steady["to_best_peer"]) == ("fast", 1.5)
+    assert (fast["best_peer"], fast["to_best_peer"]) == ("fast", 1.0)
+
+
+def test_the_reference_is_shown_and_is_the_best_peer_only_where_there_is_no_other() -> None:
+    reference = ("reference", 1.0, {"role": "reference", "survives": WEAK})
+    rows = rows_of(("empathy_kv", 6.0, {"survives": DURABLE}), ("peer", 3.0, {"survives": DURABLE}), reference)
+    assert (rows["empathy_kv"]["best_peer"], rows["empathy_kv"]["to_best_peer"]) == ("peer", 2.0)
+    assert (rows["empathy_kv"]["reference"], rows["empathy_kv"]["to_reference"]) == ("reference", 6.0)
+    assert rows["peer"]["reference"] is None
+    rows = rows_of(("empathy_kv", 6.0, {"survives": DURABLE}), ("peer", 3.0, {"survives": WEAK}), reference)
+    assert (rows["empathy_kv"]["best_peer"], rows["empathy_kv"]["to_best_peer"]) == ("reference", 6.0)
 
 
 def test_rows_are_compared_with_those_that_do_the_same_work() -> None:
@@ -250,13 +300,17 @@ def grown(call: str, *medians: float) -> list[Figure]:
 
 @pytest.mark.parametrize(
     ("call", "last", "grows"),
-    [("put", 19.0, False), ("put", 21.0, True), ("find_patterns", 159.0, False), ("find_patterns", 161.0, True)],
+    [
+        *(("put", 19.0, False), ("put", 21.0, True), ("find_patterns", 99.0, False), ("find_patterns", 101.0, True)),
+        ("first find_patterns", 10_000.0, False),
+    ],
 )
 def test_what_grows_more_than_it_may_is_marked(call: str, last: float, grows: bool) -> None:
     figures = grown(call, 10.0, 50.0, last)
     assert growth.grown(figures) == grows
     (row,) = cells(growth.table(figures))
-    assert (row["at 1,000"], row["last / first"]) == ("10.0", report.number(last / 10))
+    assert (row["at 1,000"], row["last / first"]) == ("10.0 / 10.0", report.number(last / 10))
+    assert row["of the means"] == row["last / first"]
     assert row[""] == ("GROWS" if grows else "")
 
 
@@ -274,7 +328,7 @@ def agrees_with_itself(page: str) -> None:
         ours, other = whole[job, f"empathy_kv{way}"], whole[job, row["best of the others"]]
         assert (ours["median"], other["median"]) == (row["empathy_kv"], row["its median"])
         assert (ours["unit"], ours["x best peer"], ours["x floor"]) == (row["unit"], row["ratio"], row["x floor"])
-        assert other["x best peer"] == "1.00"
+        assert ours["survives"] == row["survives"]
 
 
 def cells(page: str) -> list[dict[str, str]]:
@@ -295,6 +349,52 @@ def test_the_last_results_agree_with_themselves() -> None:
 def test_the_readme_quotes_the_last_results() -> None:
     assert results.quoted(results.README.read_text(encoding="utf-8")) == results.quoted(
         results.FILE.read_text(encoding="utf-8")
+    )
+
+
+def item(job: str, store: str, ratio: float | None, **others: Any) -> dict[str, Any]:
+    common = {"title": job.upper(), "way": "", "survives": None, "median": 1.0, "unit": "us", "best_peer": "peer"}
+    return {"job": job, "store": store, "to_best_peer": ratio, "to_floor": None, "goals": [], **common, **others}
+
+
+def test_of_each_job_the_row_is_quoted_that_compares_worst() -> None:
+    own = "empathy_kv, class of one's own"
+    items = [
+        item("files/list", "empathy_kv", 2.0, way="once read"),
+        item("files/list", "empathy_kv", 3.0, way="just written"),
+        item("files/list", "empathy_kv, bytes", 9.0),
+        item("files/list", "peer", 1.0),
+        item("files/get", "empathy_kv", 2.0),
+        item("files/get", own, 4.0),
+        item("files/get", "peer", 1.0),
+        item("files/processes", "empathy_kv", 0.5, way="4 processes", unit=harness.RATE),
+        item("files/processes", "empathy_kv", 0.7, way="1 process", unit=harness.RATE),
+        item("files/processes", "peer", 1.0, unit=harness.RATE),
+        item("memory/list", "empathy_kv", 1.0),
+        item("memory/list", own, 5.0),
+        item("memory/list", "peer", 1.0),
+        item("start/import", "empathy_kv", None),
+    ]
+    assert {row["job"]: row["ratio"] for row in cells(results.summary(items))} == {
+        "FILES/LIST, just written": "3.00",
+        "FILES/GET": "2.00",
+        "FILES/GET, class of one's own": "4.00",
+        "FILES/PROCESSES, 4 processes": "0.50",
+        "MEMORY/LIST, class of one's own": "5.00",
+    }
+
+
+def test_under_the_figures_stands_how_many_goals_are_met_and_which_are_not() -> None:
+    def goal(limit: float, value: float | None, of: str | None = None) -> dict[str, Any]:
+        met = None if value is None else value <= limit
+        return {"limit": limit, "of": of, "reach": False, "value": value, "met": met}
+
+    met = item("files/get", "empathy_kv", 1.0, goals=[goal(2.0, 1.0), goal(1.0, None, "absent")])
+    missed = item("files/put", "empathy_kv", 1.0, way="once", goals=[goal(1.3, 1.86, "lmdb"), goal(8.0, 12.2)])
+    assert results.goals([met]) == "1 of 1 goals are met."
+    assert results.goals([met, missed]) == (
+        "1 of 3 goals are met; those that are not, with what they should be: "
+        "files/put, once 1.86 x lmdb (1.3) and 12.2 us (8)."
     )
 
 

@@ -20,7 +20,7 @@ def counting_row(
     return Contender(
         recorder.store,
         partial(home, turns),
-        f"{recorder.name}{', ' if way else ''}{way}",
+        ", ".join(filter(None, (recorder.name, way))),
         goals,
         missing=recorder.missing,
         role=recorder.role,
@@ -34,8 +34,9 @@ def first_turns(recorder: Recorder, count: int, place: str) -> Turns:
         at.mkdir()
         with contextlib.closing(recorder.open(str(at))) as opened_recorder:
             opened_recorder.one(*recorder.arguments(0))  # This one makes directories and tables.
-            yield timed(opened_recorder.one, [recorder.arguments(n) for n in range(1, count)])
+            samples = timed(opened_recorder.one, [recorder.arguments(n) for n in range(1, count)])
             expect(opened_recorder.count() == count, "count")
+        yield samples
 
 
 def late_turns(recorder: Recorder, before: int, turn: int, place: str) -> Turns:
@@ -43,12 +44,16 @@ def late_turns(recorder: Recorder, before: int, turn: int, place: str) -> Turns:
         opened_recorder.many(map(recorder.arguments, range(before)))
         for first in itertools.count(before, turn):
             expect(opened_recorder.count() == first, "count")
-            yield timed(opened_recorder.one, [recorder.arguments(n) for n in range(first, first + turn)])
+            samples = timed(opened_recorder.one, [recorder.arguments(n) for n in range(first, first + turn)])
+            opened_recorder.checkpoint()
+            yield samples
 
 
 def counted_turns(recorder: Recorder, turn: int, place: str) -> Turns:
     with contextlib.closing(recorder.open(place)) as opened_recorder:
         recorded_before = opened_recorder.count()
-        for turns in itertools.count(1):
-            yield timed(opened_recorder.one, [recorder.arguments(n) for n in range(turn)])
-            expect(opened_recorder.count() == recorded_before + turns * turn, "count")
+        for first in itertools.count(step=turn):
+            samples = timed(opened_recorder.one, [recorder.arguments(n) for n in range(first, first + turn)])
+            expect(opened_recorder.count() == recorded_before + first + turn, "count")
+            opened_recorder.checkpoint()
+            yield samples

@@ -30,8 +30,12 @@ UNITS: Final = {"us": 1e-6, "ms": 1e-3, RATE: 1.0, "MB": 1e6, "bytes": 1.0}
 MANY: Final = 100
 """From so many samples on, the 99th percentile is more than the largest of them."""
 
-LEAST: Final = 3
+LEAST: Final = 5
 """Rounds that count, however little time there is."""
+
+LONG: Final = 10.0
+FEW: Final = 3
+"""The same of rounds that take so many seconds."""
 
 PACKAGE: Final = "empathy_kv"
 """How the names of this package's rows begin."""
@@ -42,7 +46,7 @@ class Promise:
     """The worst that a write survives, once it returned."""
 
     rank: int
-    """More is better; two that lose what was acknowledged in a power cut have the same, whatever else remains."""
+    """More is better. What is left after a power cut short of surviving it is not compared."""
     text: str
 
 
@@ -53,8 +57,9 @@ KILL: Final = Promise(1, "kill -9")
 PREFIX: Final = Promise(1, "kill -9; of a power cut a prefix")
 POWER: Final = Promise(2, "a power cut")
 
-Role = Literal["peer", "floor", "mark"]
-"""Peer: one would use it instead. Floor: the least that the job takes. Mark: what does less than the job, or more."""
+Role = Literal["peer", "reference", "floor", "mark"]
+"""Peer: one would use it instead. Reference: how the system does it that this package takes the place of. Floor: the
+least that the job takes. Mark: what does less than the job, or more."""
 
 
 @frozen
@@ -154,9 +159,14 @@ class Figure:
         return statistics.median(self.medians)
 
     @property
+    def mean(self) -> float:
+        """The mean of all samples: what is seldom and takes long is in it, but not in the median."""
+        return statistics.mean(sample for samples in self.rounds for sample in samples)
+
+    @property
     def best(self) -> float:
         """The median of the best round: what comes out when nobody else uses the machine."""
-        return max(self.medians) if self.job.unit == RATE else min(self.medians)
+        return max(self.medians) if self.higher_is_better else min(self.medians)
 
     @property
     def p99(self) -> float | None:
@@ -174,6 +184,11 @@ class Figure:
             return None
         low, _, high = statistics.quantiles(self.medians, n=4)
         return (high - low) / self.median
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Whether it is a rate."""
+        return self.job.unit == RATE
 
     def ratio(self, other: Figure) -> float | None:
         """Return how many times the other's this is, round by round, in the middle; None if the other is nothing."""
@@ -231,14 +246,16 @@ def measure(
     scratch: Path,
     say: Callable[[str], None] = lambda _: None,
     seconds: float = math.inf,
+    least: int = LEAST,
     clock: Callable[[], float] = time.monotonic,
 ) -> list[Figure]:
     """Let the contenders of a job take turns. One that fails is out.
 
-    When so many seconds are over, the round that runs is the last one, unless fewer than `LEAST` counted. Garbage is
-    collected before each turn that counts, and what setting up has made is no garbage: it is not looked at again.
+    The rounds that count have so many seconds, which do not pass while it is set up: the round that runs when they are
+    over is the last one, unless too few counted. Garbage is collected before each turn that counts, and what setting up
+    has made is no garbage: it is not looked at again.
     """
-    end = clock() + seconds
+    begin = clock()
     figures = [Figure(job, contender) for contender in job.contenders]
     place = scratch / job.name
     shared = scratch / "shared"
@@ -254,11 +271,12 @@ def measure(
             turns[figure.contender.name] = generator
         for number in range(job.warm_up + job.rounds):
             counts = number >= job.warm_up
-            if number >= job.warm_up + LEAST and clock() >= end:
-                break
             if number == job.warm_up:
                 gc.collect()
                 gc.freeze()
+                begin = clock()
+            elif _enough(number - job.warm_up, clock() - begin, seconds, least):
+                break
             # Each time in another order, since a turn leaves its successor warm caches and pages to be written.
             for figure in random.Random(number).sample(figures, len(figures)):
                 if figure.error is not None:
@@ -272,12 +290,20 @@ def measure(
     return figures
 
 
+def _enough(rounds: int, took: float, seconds: float, least: int) -> bool:
+    """Return whether so many rounds that counted are enough, after so much of the time that there was."""
+    if took < seconds:
+        return False
+    return rounds >= (least if took < LONG * rounds else min(least, FEW))
+
+
 def allowances(
     weights: Sequence[float], seconds: float, clock: Callable[[], float] = time.monotonic
 ) -> Iterator[float]:
-    """Yield how many seconds each job of a run may take, which begins with the first of them.
+    """Yield how many seconds the rounds of each job of a run may take, which begins with the first of them.
 
-    What one does not need, the later ones have.
+    What one does not need, the later ones have, and what it takes beyond that, as for setting up, they lack: so the
+    whole ends in time.
     """
     end = clock() + seconds
     for number, weight in enumerate(weights):

@@ -11,7 +11,7 @@ from typing import Final
 from harness import PACKAGE, Contender, Goal, Job, Room
 from peers.shape import missing
 
-ROUNDS: Final[Mapping[str, int]] = {"full": 15, "quick": 2, "tiny": 1}
+ROUNDS: Final[Mapping[str, int]] = {"full": 10, "quick": 1, "tiny": 1}
 GOAL: Final = Goal(80.0)
 """The milliseconds that the import may take."""
 
@@ -23,22 +23,39 @@ WAYS: Final[Mapping[str, tuple[str, str]]] = {
 }
 """Of this package: what it is compared with, and the code."""
 
-OTHERS: Final[Mapping[str, tuple[str, str]]] = {
-    "diskcache": ("disk", "diskcache"),
-    "lmdb": ("disk", "lmdb"),
-    "sqlitedict": ("disk", "sqlitedict"),
-    "shelve": ("disk", "shelve"),
-    "sqlite3": ("disk", "sqlite3"),
-    "py-key-value disk": ("disk", "key_value.aio.stores.disk"),
-    "litestar files": ("disk", "litestar.stores.file"),
-    "cachetools": ("memory", "cachetools"),
-    "py-key-value memory": ("memory", "key_value.aio.stores.memory"),
-    "LangGraph InMemoryStore": ("memory", "langgraph.store.memory"),
-    "redis-py": ("server", "redis"),
-    "py-key-value Redis": ("server", "key_value.aio.stores.redis"),
-    "litestar Redis": ("server", "litestar.stores.redis"),
+OTHERS: Final[Mapping[str, tuple[str, str, str]]] = {
+    "diskcache": ("disk", "diskcache", "diskcache.Cache(place)"),
+    "lmdb": ("disk", "lmdb", "lmdb.open(place)"),
+    "sqlitedict": ("disk", "sqlitedict", 'sqlitedict.SqliteDict(place + "/db").close()'),
+    "shelve": ("disk", "shelve", 'shelve.open(place + "/shelf")'),
+    "sqlite3": ("disk", "sqlite3", 'sqlite3.connect(place + "/db").execute("PRAGMA journal_mode = WAL")'),
+    "py-key-value disk": ("disk", "key_value.aio.stores.disk", "key_value.aio.stores.disk.DiskStore(directory=place)"),
+    "py-key-value file tree": (
+        "disk",
+        "key_value.aio.stores.filetree",
+        "key_value.aio.stores.filetree.FileTreeStore(data_directory=place)",
+    ),
+    "litestar files": (
+        "disk",
+        "litestar.stores.file",
+        "import pathlib; litestar.stores.file.FileStore(pathlib.Path(place))",
+    ),
+    "cachetools": ("memory", "cachetools", "cachetools.TTLCache(1000, 60.0)"),
+    "py-key-value memory": ("memory", "key_value.aio.stores.memory", "key_value.aio.stores.memory.MemoryStore()"),
+    "LangGraph InMemoryStore": ("memory", "langgraph.store.memory", "langgraph.store.memory.InMemoryStore()"),
+    "redis-py": ("server", "redis", 'redis.Redis.from_url("redis://localhost:1")'),
+    "py-key-value Redis": (
+        "server",
+        "key_value.aio.stores.redis",
+        'key_value.aio.stores.redis.RedisStore(url="redis://localhost:1")',
+    ),
+    "litestar Redis": (
+        "server",
+        "litestar.stores.redis",
+        'litestar.stores.redis.RedisStore.with_client("redis://localhost:1")',
+    ),
 }
-"""The same of others, and the module."""
+"""The same of others: what they are compared with, the module, and what opens a store."""
 
 
 def jobs(scale: str) -> list[Job]:
@@ -50,15 +67,15 @@ def jobs(scale: str) -> list[Job]:
     rows += [
         Contender(
             name,
-            partial(start_turns, f"import {module}"),
-            f"import, {among}",
+            partial(start_turns, f"import {module}; {code}"),
+            f"open, {among}",
             missing=missing(module.partition(".")[0]),
             among=among,
         )
-        for name, (among, module) in OTHERS.items()
+        for name, (among, module, code) in OTHERS.items()
         if scale == "full" or "." not in module  # Those of large packages take seconds.
     ]
-    return [Job("import", "import, in a new process", "ms", ROUNDS[scale], rows)]
+    return [Job("import", "import and open, in a new process", "ms", ROUNDS[scale], rows, warm_up=0)]
 
 
 def start_turns(code: str, room: Room) -> Iterator[Sequence[float]]:

@@ -15,6 +15,8 @@ from empathy_kv.shared_metrics import KVMetrics
 
 PAGE: Final = 10_000
 USERS: Final = 100
+INSERT_ROW: Final = "INSERT INTO interactions (user_id, empathy_level, success, response_time_ms) VALUES (?, ?, ?, ?)"
+"""How another program records that knows the table."""
 
 
 def interactions(count: int) -> Iterator[tuple[str, int, bool, float]]:

@@ -1,4 +1,4 @@
-"""Jobs about stores of many documents: opening one, and what memory and disk they take."""
+"""Jobs about stores of many documents: opening one, reading from it, and what memory and disk they take."""
 
 from __future__ import annotations
 
@@ -17,9 +17,14 @@ from space import alone, on_linux, resident, taken
 from storing import Turns, documents, key, opened
 
 
-def jobs(rounds: int, some: int, many: int, written: int) -> list[Job]:
+def jobs(rounds: int, repeats: int, turn: int, some: int, many: int, written: int) -> list[Job]:
     """Return the jobs: of a store of many documents, some of which are read, and of one where so many are written."""
-    return [_open(rounds, many), _memory(some, many, written), _space(many)]
+    return [
+        _first(rounds, turn, many),
+        _open(rounds, many),
+        _memory(repeats, some, many, written),
+        _space(repeats, many),
+    ]
 
 
 def _library(peer: Peer, count: int, shared: Path) -> Path:
@@ -41,6 +46,23 @@ def _row(
     """Return the row of a store that needs to know what the jobs of the run share."""
     goals = goals if peer.ours else ()
     return Contender(peer.name, turns, way, goals, None, peer.missing, peer.role, survives=peer.survives, among=among)
+
+
+def _first(rounds: int, turn: int, count: int) -> Job:
+    rows = [_row(peer, partial(first_get_turns, peer, turn, count)) for peer in LARGE]
+    return Job("first", f"get, each of {count:,} for the first time", "us", rounds, rows)
+
+
+def first_get_turns(peer: Peer, turn: int, count: int, room: Room) -> Turns:
+    """Get documents that this process has not got before: nothing but the system's cache of pages has them."""
+    place = _library(peer, count, room.shared)
+    while True:
+        numbers = random.Random(1).sample(range(count), count)
+        with opened(peer, str(place)) as store:
+            for first in range(0, count - turn + 1, turn):
+                asked = numbers[first : first + turn]
+                yield store.time(store.get, [(key(number),) for number in asked])
+                expect(store.get(key(asked[-1])) == peer.form(pattern(asked[-1])), "return what was put")
 
 
 def _open(rounds: int, count: int) -> Job:
@@ -68,7 +90,7 @@ def open_turns(peer: Peer, count: int, room: Room) -> Turns:
         yield samples
 
 
-def _memory(some: int, many: int, written: int) -> Job:
+def _memory(rounds: int, some: int, many: int, written: int) -> Job:
     rows = [
         _row(peer, turns, way, among=way)
         for peer in LARGE
@@ -77,7 +99,7 @@ def _memory(some: int, many: int, written: int) -> Job:
             (f"writing {written:,}", partial(writing_turns, peer, some, written)),
         )
     ]
-    return Job("memory", "growth of a process", "MB", 1, on_linux(rows), warm_up=0)
+    return Job("memory", "growth of a process", "MB", rounds, on_linux(rows), warm_up=0)
 
 
 def reading_turns(peer: Peer, some: int, many: int, room: Room) -> Turns:
@@ -122,9 +144,9 @@ def grow(peer: Peer, place: str, first: int, count: int) -> float:
         return resident() - before
 
 
-def _space(count: int) -> Job:
+def _space(rounds: int, count: int) -> Job:
     rows = [_row(peer, partial(space_turns, peer, count)) for peer in LARGE]
-    return Job("space", f"space on the disk a document, of {count:,}", "bytes", 1, rows, warm_up=0)
+    return Job("space", f"space on the disk a document, of {count:,}", "bytes", rounds, rows, warm_up=0)
 
 
 def space_turns(peer: Peer, count: int, room: Room) -> Turns:

@@ -25,13 +25,15 @@ class Size:
     """Operations of a contender in a round."""
     held: int
     """Documents that are held while memory is watched."""
+    repeats: int
+    """Rounds of what is no time, and differs little from one to the next."""
     keys: int = 1_000
 
 
 SIZES: Final[Mapping[str, Size]] = {
-    "full": Size(rounds=30, turn=200, held=50_000),
-    "quick": Size(rounds=10, turn=50, held=5_000),
-    "tiny": Size(rounds=2, turn=5, held=500, keys=20),
+    "full": Size(rounds=30, turn=200, held=10_000, repeats=5),
+    "quick": Size(rounds=10, turn=50, held=2_000, repeats=2, keys=200),
+    "tiny": Size(rounds=2, turn=5, held=500, repeats=1, keys=20),
 }
 
 
@@ -39,16 +41,16 @@ def jobs(scale: str) -> list[Job]:
     """Return the jobs of this family."""
     size = SIZES[scale]
     puts = [row(peer, on_disk, partial(put_turns, peer, size.turn)) for peer in EVERY]
-    gets = [row(peer, on_disk, partial(get_turns, peer, size.keys, size.turn, False)) for peer in EVERY]
+    gets = [row(peer, on_disk, partial(get_turns, peer, size.keys, size.turn)) for peer in EVERY]
     deletes = [row(peer, on_disk, partial(delete_turns, peer, size.turn)) for peer in EVERY]
-    lists = [row(peer, on_disk, partial(list_turns, peer, size.keys, False)) for peer in EVERY]
+    lists = [row(peer, on_disk, partial(list_turns, peer, size.keys)) for peer in EVERY]
     held = [Contender(p.name, partial(held_turns, p, size.held), "", (), None, p.missing, p.role) for p in EVERY]
     return [
         Job("put", "put, a new key, in memory", "us", size.rounds, puts),
         Job("get", f"get, one of {size.keys:,}, in memory", "us", size.rounds, gets),
         Job("delete", "delete, in memory", "us", size.rounds, deletes),
         Job("list", f"list {size.keys:,}, in memory", "ms", min(size.rounds, 10), lists),
-        Job("space", f"memory a document, of {size.held:,}", "bytes", 1, on_linux(held), warm_up=0),
+        Job("space", f"memory a document, of {size.held:,}", "bytes", size.repeats, on_linux(held), warm_up=0),
     ]
 
 

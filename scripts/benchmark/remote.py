@@ -20,13 +20,13 @@ import redis
 import redis.asyncio
 from attrs import evolve, frozen
 from counting import counted_turns, counting_row
-from documents import encode, pattern
+from documents import decode, encode, pattern
 from harness import PACKAGE, RATE, SERVER, Contender, Goal, Job, Role, Room, expect, timed, uncollected
 from peers import recording, server
 from peers.server import Socket
 from peers.shape import Peer, Recorder
 from served import binary, on_server, running
-from storing import Turns, delete_turns, documents, get_turns, list_turns, opened, process_rows, put_turns, row
+from storing import Turns, delete_turns, documents, get_turns, key, list_turns, opened, process_rows, put_turns, row
 
 import empathy_kv
 from empathy_kv import CollaborationState, Pattern
@@ -60,8 +60,8 @@ class Size:
 
 
 SIZES: Final[Mapping[str, Size]] = {
-    "full": Size(rounds=40, turn=200, bulks=5, each=40, seconds=0.4, held=20_000, repeats=3),
-    "quick": Size(rounds=10, turn=100, bulks=3, each=20, seconds=0.1, held=2_000, repeats=3),
+    "full": Size(rounds=40, turn=200, bulks=5, each=40, seconds=0.2, held=5_000, repeats=5),
+    "quick": Size(rounds=10, turn=50, bulks=1, each=4, seconds=0.03, held=500, repeats=2, keys=200),
     "tiny": Size(rounds=2, turn=3, bulks=1, each=2, seconds=0.02, held=50, repeats=1, keys=20),
 }
 RECORDED: Final = "MULTI of 6"
@@ -75,6 +75,7 @@ def jobs(scale: str) -> list[Job]:
     at_most = (Goal(0.8, of_bytes.name),)
     load = [
         _row(PACKAGE, load_turns, size.turn, goals=at_most),
+        _row(BARE, bare_load_turns, size.turn, "GET + msgspec"),
         of_bytes,
         _row(SOCKET, socket_get_turns, size.turn, "GET of the bytes", role="floor"),
     ]
@@ -86,12 +87,32 @@ def jobs(scale: str) -> list[Job]:
     bulk = [
         _row(PACKAGE, bulk_turns, size.bulks, goals=[Goal(1.1, f"{BARE}, MGET + msgspec")]),
         _row(BARE, bare_bulk_turns, size.bulks, "MGET + msgspec"),
+        row(server.KEY_VALUE, on_server, partial(many_turns, server.KEY_VALUE, size.bulks), "get_many"),
+        row(server.BARE, on_server, partial(many_turns, server.BARE, size.bulks), "MGET"),
+    ]
+    write = [
+        row(peer, on_server, partial(put_many_turns, peer, size.bulks), way)
+        for peer, way in (
+            (server.OURS, "put_many"),
+            (server.OWN_CLASS, "put_many"),
+            (server.REDIS_PY, "MSET"),
+            (server.KEY_VALUE, "put_many"),
+            (server.BARE, "MSET"),
+        )
     ]
     tasks = [
         _row(PACKAGE, task_turns, size.each, goals=[Goal(1 / 3, BARE_ASYNC)]),
         _row(BARE_ASYNC, bare_task_turns, size.each),
+        *(
+            row(peer, on_server, partial(awaited_task_turns, peer, size.each))
+            for peer in (server.KEY_VALUE, server.LITESTAR)
+        ),
     ]
-    users = [_row(PACKAGE, user_turns, size.turn), of_bytes]
+    users = [
+        _row(PACKAGE, user_turns, size.turn),
+        _row(BARE, bare_user_turns, size.turn, "HGETALL of 20 fields"),
+        _row(SOCKET, socket_user_turns, size.turn, "HGETALL of 20 fields", role="floor"),
+    ]
     everyone = [_row(PACKAGE, global_turns, size.bulks), _row(BARE, bare_shards_turns, size.bulks, "64 HGETALL")]
     counters = (recording.SERVER_INCR, recording.REDIS_PY_INCR, recording.SOCKET_INCR)
     writers = process_rows(
@@ -99,9 +120,9 @@ def jobs(scale: str) -> list[Job]:
     )
     singly: Sequence[tuple[str, str, str, Callable[[Peer], Callable[[str], Turns]]]] = (
         ("put", "put, a new key", "us", lambda peer: partial(put_turns, peer, size.turn)),
-        ("get", "get, object out", "us", lambda peer: partial(get_turns, peer, size.keys, size.turn, False)),
+        ("get", "get, object out", "us", lambda peer: partial(get_turns, peer, size.keys, size.turn)),
         ("delete", "delete", "us", lambda peer: partial(delete_turns, peer, size.turn)),
-        ("list", f"list {size.keys:,}", "ms", lambda peer: partial(list_turns, peer, size.keys, False)),
+        ("list", f"list {size.keys:,}", "ms", lambda peer: partial(list_turns, peer, size.keys)),
     )
     made = [
         Job(
@@ -120,16 +141,17 @@ def jobs(scale: str) -> list[Job]:
         Job("count", "count, on a server", "us", size.rounds, _counting(counters, size.turn)),
         Job("load", "load_state, on a server", "us", size.rounds, load),
         Job("record", "record_interaction, on a server", "us", size.rounds, record),
-        Job("bulk", "1,000 documents by one call, on a server", "ms", size.rounds, bulk),
+        Job("bulk", f"get {DOCUMENTS:,} documents by one call, on a server", "ms", size.rounds, bulk),
+        Job("write", f"put {DOCUMENTS:,} documents by one call, on a server", "ms", size.rounds, write),
         Job("tasks", f"get by {TASKS} tasks at once, on a server", "us", size.rounds, tasks),
         Job("users", "get_user_stats, on a server", "us", size.rounds, users),
         Job("global", "get_global_stats, on a server", "us", size.rounds, everyone),
-        Job("processes", "put, by several processes, on a server", RATE, size.repeats, writers, warm_up=0),
+        Job("processes", "put, by several processes, on a server", RATE, size.repeats, writers),
         Job(
             "space",
             f"memory of the server a document, of {size.held:,}",
             "bytes",
-            1,
+            size.repeats,
             [_space_row(peer, size.held) for peer in server.EVERY if peer.role != "floor"],
             warm_up=0,
         ),
@@ -164,6 +186,19 @@ def load_turns(turn: int, url: str) -> Turns:
         store.states.save_state("user", CollaborationState())
         while True:
             yield timed(store.states.load_state, [("user",)] * turn)
+
+
+def bare_load_turns(turn: int, url: str) -> Turns:
+    decode_state = msgspec.json.Decoder(CollaborationState).decode
+    with redis.Redis.from_url(url) as client:
+        client.set("bare:state", msgspec.json.encode(CollaborationState("user")))
+
+        def load(name: str) -> CollaborationState:
+            data: Any = client.get(name)
+            return decode_state(data)
+
+        while True:
+            yield timed(load, [("bare:state",)] * turn)
 
 
 def get_bytes_turns(turn: int, url: str) -> Turns:
@@ -250,7 +285,6 @@ def bare_bulk_turns(turn: int, url: str) -> Turns:
     with redis.Redis.from_url(url) as client:
         names = [f"document:{number}" for number in range(DOCUMENTS)]
         client.mset({name: encode(pattern(number)) for number, name in enumerate(names)})
-        decode = msgspec.json.Decoder(Pattern).decode
 
         def read() -> dict[str, Any]:
             values = client.mget(names)
@@ -260,12 +294,48 @@ def bare_bulk_turns(turn: int, url: str) -> Turns:
             yield timed(read, [()] * turn)
 
 
+def many_turns(peer: Peer, turn: int, url: str) -> Turns:
+    names = [key(number) for number in range(DOCUMENTS)]
+    with opened(peer, url) as store:
+        store.fill(dict(documents(peer, range(DOCUMENTS))))
+        while True:
+            yield store.time(store.items, [(names,)] * turn)
+            expect(len(store.do(store.items, names)) == DOCUMENTS, "return all of them")
+
+
+def put_many_turns(peer: Peer, turn: int, url: str) -> Turns:
+    some = dict(documents(peer, range(DOCUMENTS)))
+    last = key(DOCUMENTS - 1)
+    with opened(peer, url) as store:
+        assert store.bulk is not None
+        while True:
+            yield store.time(store.bulk, [(some,)] * turn)
+            expect(store.do(store.get, last) == some[last], "return what was put")
+
+
 def user_turns(turn: int, url: str) -> Turns:
     with empathy_kv.connect(url) as store:
         for number in range(100):
             store.metrics.record_interaction("counted", 1 + number % 5, True, float(number))
         while True:
             yield timed(store.metrics.get_user_stats, [("counted",)] * turn)
+
+
+FIELDS: Final = {str(field): field for field in range(20)}
+
+
+def bare_user_turns(turn: int, url: str) -> Turns:
+    with redis.Redis.from_url(url) as client:
+        client.hset("bare:counted", mapping=FIELDS)  # type: ignore[arg-type]
+        while True:
+            yield timed(client.hgetall, [("bare:counted",)] * turn)
+
+
+def socket_user_turns(turn: int, url: str) -> Turns:
+    with contextlib.closing(Socket(url)) as talk:
+        talk.call("HSET", "socket:counted", *(word for pair in FIELDS.items() for word in pair))
+        while True:
+            yield timed(talk.call, [("HGETALL", "socket:counted")] * turn)
 
 
 def global_turns(turn: int, url: str) -> Turns:
@@ -309,20 +379,32 @@ def task_turns(turn: int, url: str) -> Turns:
 def bare_task_turns(turn: int, url: str) -> Turns:
     with asyncio.Runner() as runner:
         client = redis.asyncio.Redis.from_url(url)
+
+        async def get(name: str) -> Pattern:
+            return decode(await client.get(name))
+
         try:
             made = {f"document:{number}": encode(pattern(number)) for number in range(DOCUMENTS)}
             runner.run(_set(client, made))
             while True:
-                yield [runner.run(_at_once(client.get, "document:{}".format, turn))]
+                yield [runner.run(_at_once(get, "document:{}".format, turn))]
         finally:
             runner.run(client.aclose())
+
+
+def awaited_task_turns(peer: Peer, turn: int, url: str) -> Turns:
+    with opened(peer, url) as store:
+        assert store.runner is not None
+        store.fill(dict(documents(peer, range(DOCUMENTS))))
+        while True:
+            yield [store.runner.run(_at_once(store.get, key, turn))]
 
 
 async def _set(client: redis.asyncio.Redis, documents: Mapping[str, bytes]) -> None:
     await client.mset(documents)
 
 
-async def _at_once(get: Callable[[str], Awaitable[object]], name: Callable[[int], str], each: int) -> float:
+async def _at_once(get: Callable[[Any], Awaitable[object]], name: Callable[[int], Any], each: int) -> float:
     """Let tasks call at once and return the seconds that one call took of the whole."""
 
     async def task(first: int) -> None:

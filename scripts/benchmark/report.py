@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from harness import RATE, Figure, Goal
+from harness import Figure, Goal, Role
 
-HEAD: Final = ("job", "store", "survives", "median", "p99", "unit", "spread", "x best peer", "x floor", "goal")
-NUMBERS: Final = ("median", "p99", "spread", "x best peer", "x floor")
+HEAD: Final = (
+    *("job", "store", "survives", "median", "p99", "unit", "rounds", "spread"),
+    *("x best peer", "x reference", "x floor", "goal"),
+)
+NUMBERS: Final = ("median", "p99", "rounds", "spread", "x best peer", "x reference", "x floor")
+RATIOS: Final = ("to_best_peer", "to_reference", "to_floor")
 
 
 def plain(figures: Iterable[Figure]) -> list[dict[str, Any]]:
@@ -33,8 +37,9 @@ def _plain(figure: Figure, job: Mapping[str, Figure]) -> dict[str, Any]:
     if figure.error is not None:
         return {**item, "error": figure.error}
     peer, floor = best_peer(figure, job), lowest_floor(figure, job)
+    reference = _worst(figure, _all(figure, job, "reference")) if contender.ours else None
     if contender.ours and contender.role == "mark":
-        peer = floor = None
+        peer = reference = floor = None
     return {
         **item,
         "median": figure.median,
@@ -43,57 +48,65 @@ def _plain(figure: Figure, job: Mapping[str, Figure]) -> dict[str, Any]:
         "spread": figure.spread,
         "samples": sum(map(len, figure.rounds)),
         "medians": figure.medians,
-        "best_peer": None if peer is None else peer.contender.name,
-        "to_best_peer": None if peer is None else figure.ratio(peer),
-        "floor": None if floor is None else floor.contender.name,
-        "to_floor": None if floor is None else figure.ratio(floor),
+        **_compared("best_peer", figure, peer),
+        **_compared("reference", figure, reference),
+        **_compared("floor", figure, floor),
         "beside": contender.beside,
         "ratio": _ratio(figure, contender.beside, job),
         "goals": [_judged(goal, figure, job) for goal in contender.goals],
     }
 
 
+def _compared(name: str, figure: Figure, other: Figure | None) -> dict[str, Any]:
+    return {
+        name: None if other is None else other.contender.name,
+        f"to_{name}": None if other is None else figure.ratio(other),
+    }
+
+
 def best_peer(figure: Figure, job: Mapping[str, Figure]) -> Figure | None:
-    """Return the fastest of those that one would use instead, None if there is none.
+    """Return of those that one would use instead the one that a figure compares worst with, None if there is none.
 
     It does the same work, and what it wrote survives at least what a write of this package's own row in that work does:
-    of several rows, of the one that promises least.
+    of several rows, of the one that promises least. Where nobody would use anything else, it is the reference.
+
+    Not the one with the best median, which may be that of a few quiet rounds: the ratio that is shown has to be the
+    worst of those that could be.
     """
-    among = [other for other in job.values() if other.contender.among == figure.contender.among]
-    promised = [0 if other.contender.survives is None else other.contender.survives.rank for other in _ours(among)]
-    least = min(promised, default=0)
-    rivals = [
-        other
-        for other in among
-        if not other.contender.ours
-        and other.contender.role == "peer"
-        and other.error is None
-        and (other.contender.survives is None or other.contender.survives.rank >= least)
-    ]
-    return _fastest(rivals)
+    ours = [other for other in _same_work(figure, job) if other.contender.ours]
+    least = min((_rank(other) for other in ours), default=0)
+    rivals = [other for other in _all(figure, job, "peer") if _rank(other) >= least]
+    return _worst(figure, rivals or _all(figure, job, "reference"))
 
 
 def lowest_floor(figure: Figure, job: Mapping[str, Figure]) -> Figure | None:
     """Return the floor of the same work, None if none was measured."""
-    return _fastest(
-        [
-            other
-            for other in job.values()
-            if other.contender.role == "floor"
-            and other.contender.among == figure.contender.among
-            and other.error is None
-        ]
-    )
+    return _worst(figure, _all(figure, job, "floor"))
 
 
-def _ours(figures: Iterable[Figure]) -> list[Figure]:
-    return [figure for figure in figures if figure.contender.ours]
+def _same_work(figure: Figure, job: Mapping[str, Figure]) -> list[Figure]:
+    return [other for other in job.values() if other.contender.among == figure.contender.among]
 
 
-def _fastest(figures: Sequence[Figure]) -> Figure | None:
-    if not figures:
+def _all(figure: Figure, job: Mapping[str, Figure], role: Role) -> list[Figure]:
+    """Return the figures that others have of the same work as what they are in that job."""
+    return [
+        other
+        for other in _same_work(figure, job)
+        if not other.contender.ours and other.contender.role == role and other.error is None
+    ]
+
+
+def _rank(figure: Figure) -> int:
+    return 0 if figure.contender.survives is None else figure.contender.survives.rank
+
+
+def _worst(figure: Figure, others: Iterable[Figure]) -> Figure | None:
+    """Return that of others beside which a figure looks worst, None if there is none."""
+    ratios = [(ratio, other) for other in others if (ratio := figure.ratio(other)) is not None]
+    if not ratios:
         return None
-    return (max if figures[0].job.unit == RATE else min)(figures, key=lambda figure: figure.median)
+    return (min if figure.higher_is_better else max)(ratios, key=lambda each: each[0])[1]
 
 
 def _ratio(figure: Figure, beside: str | None, job: Mapping[str, Figure]) -> float | None:
@@ -129,9 +142,9 @@ def table(items: Iterable[Mapping[str, Any]]) -> str:
                 number(item["median"]),
                 "" if item["p99"] is None else number(item["p99"]),
                 item["unit"],
+                str(len(item["medians"])),
                 "" if item["spread"] is None else f"{item['spread']:.0%}",
-                "" if item["to_best_peer"] is None else number(item["to_best_peer"]),
-                "" if item["to_floor"] is None else number(item["to_floor"]),
+                *("" if item[ratio] is None else number(item[ratio]) for ratio in RATIOS),
                 "; ".join(_remarks(item)),
             )
         )

@@ -1,27 +1,25 @@
-"""The jobs of the family "sql": the documented tables on SQLite, beside the way of who opens a connection a call."""
+"""The jobs of the family "sql": the documented tables on SQLite, beside who writes and asks them by hand."""
 
 from __future__ import annotations
 
 import contextlib
-import itertools
-import json
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from attrs import frozen
-from documents import pattern
-from harness import POWER, PREFIX, Contender, Goal, Job, Room, expect, timed
-from peers import OURS
+import reference
+import saving
+from attrs import evolve, frozen
+from counting import counted_turns, counting_row
+from harness import PACKAGE, POWER, PREFIX, Contender, Goal, Job, Room, expect, timed
+from interactions import INSERT_ROW
+from peers.shape import Recorder, Recording
+from peers.tables import Interactions
+from storing import on_disk
 
 from empathy_kv.metrics import MetricsCollector
-from empathy_kv.pattern_library import PatternLibrary
-from empathy_kv.persistence import PatternPersistence
-from empathy_kv.records import Pattern
-from empathy_kv.sql.schema import METRICS, PATTERNS
 
 
 @frozen
@@ -40,206 +38,134 @@ class Size:
 
 
 SIZES: Final[Mapping[str, Size]] = {
-    "full": Size(rounds=20, turn=200, patterns=100_000, repeats=3, few=1_000, many=1_000_000),
-    "quick": Size(rounds=10, turn=100, patterns=20_000, repeats=3, few=1_000, many=100_000),
+    "full": Size(rounds=20, turn=200, patterns=30_000, repeats=5, few=1_000, many=200_000),
+    "quick": Size(rounds=10, turn=20, patterns=2_000, repeats=2, few=1_000, many=10_000),
     "tiny": Size(rounds=2, turn=5, patterns=50, repeats=1, few=20, many=100),
 }
-BY_CALL: Final = "sqlite3, a connection a call"
-
-# A row stands beside the one that survives the same. Who opens a connection and sets nothing has FULL: what was
-# committed survives a power cut, as with "fsync". With WAL NORMAL a power cut may take the last of it, as with "os".
-FULL: Final = ("PRAGMA synchronous = FULL",)
-NORMAL: Final = ("PRAGMA journal_mode = WAL", "PRAGMA synchronous = NORMAL")
 
 
 def jobs(scale: str) -> list[Job]:
     """Return the jobs of this family."""
     size = SIZES[scale]
-    record = Job(
-        "record",
-        "record an interaction",
-        "us",
-        size.rounds,
-        [
-            Contender(BY_CALL, partial(_by_call_turns, size, FULL), "FULL", survives=POWER, among="fsync"),
-            Contender(BY_CALL, partial(_by_call_turns, size, NORMAL), "WAL NORMAL", survives=PREFIX, among="os"),
-            Contender(
-                OURS.name,
-                partial(_record_turns, "os", size),
-                'durability "os"',
-                goals=[Goal(1 / 20, f"{BY_CALL}, FULL"), Goal(1 / 20, f"{BY_CALL}, WAL NORMAL")],
-                beside=f"{BY_CALL}, WAL NORMAL",
-                survives=PREFIX,
-                among="os",
-            ),
-            Contender(
-                OURS.name,
-                partial(_record_turns, "fsync", size),
-                'durability "fsync"',
-                beside=f"{BY_CALL}, FULL",
-                survives=POWER,
-                among="fsync",
-            ),
-        ],
-    )
-    save = Job(
-        "save",
-        f"save {size.patterns:,} patterns to a new file",
-        "ms",
-        size.repeats,
-        [
-            Contender(BY_CALL, partial(_save_by_hand_turns, size)),
-            Contender(OURS.name, partial(_save_turns, size), goals=[Goal(1 / 3, BY_CALL)], beside=BY_CALL),
-        ],
-    )
-    few, many = (f"{rows:,} rows" for rows in (size.few, size.many))
-    figures = [
-        Job(
-            name,
-            title,
-            "us",
-            size.rounds,
-            [
-                Contender(BY_CALL, partial(_figure_by_call_turns, name, size.many), many, among=many),
-                Contender(OURS.name, partial(_figure_turns, name, size.few, size.turn), few, among=few),
-                Contender(
-                    OURS.name,
-                    partial(_figure_turns, name, size.many, size.turn),
-                    many,
-                    goals=[Goal(2, f"{OURS.name}, {few}")],
-                    beside=f"{OURS.name}, {few}",
-                    among=many,
-                ),
-            ],
-        )
-        for name, title in (("user", "figures of a user with few rows"), ("global", "figures of all users"))
+    return [
+        _record(size),
+        *saving.sqlite_jobs(size.patterns, size.repeats),
+        _figures("user", "figures of a user with few rows", size),
+        _figures("global", "figures of all users", size),
     ]
-    return [record, save, *figures]
 
 
-def _interactions() -> Iterator[tuple[Any, ...]]:
-    return ((f"user_{n % 10}", 1 + n % 5, n % 8 != 0, 10.0 + n % 16 / 4) for n in itertools.count())
+# One at a time
+
+PLAIN, WAL = "as it comes", "WAL NORMAL"
 
 
-def _by_call_turns(size: Size, pragmas: Sequence[str], room: Room) -> Iterator[Sequence[float]]:
-    path = room.own / "metrics.db"
-    with contextlib.closing(sqlite3.connect(path)) as connection:
-        for sql in (METRICS.tables["interactions"], *METRICS.indexes.values()):
-            connection.execute(sql)
+def _record(size: Size) -> Job:
+    """Return the job about recording: what survives the same stands side by side, each with a way of the reference."""
 
-    def record(user: str, level: int, success: bool, took: float) -> None:
-        connection = sqlite3.connect(path)
-        for pragma in pragmas:
-            connection.execute(pragma)
-        connection.execute(
-            "INSERT INTO interactions (user_id, empathy_level, success, response_time_ms, timestamp) "
-            "VALUES (?, ?, ?, ?, ?)",
-            (user, level, success, took, datetime.now(UTC).isoformat()),
-        )
-        connection.commit()
-        connection.close()
+    def rows(among: str, *recorders: Recorder) -> list[Contender]:
+        return [
+            evolve(counting_row(each, on_disk, partial(counted_turns, each, size.turn)), among=among)
+            for each in recorders
+        ]
 
-    calls = _interactions()
+    goals = [Goal(1 / 20, f"{reference.TABLE}, {way}") for way in (PLAIN, WAL)]
+    ours, *others = rows(
+        "os",
+        Recorder(PACKAGE, 'durability "os"', partial(_ours, "os"), _interaction, PREFIX),
+        Recorder("sqlite3 NORMAL", "a kept connection", partial(_kept, "NORMAL"), _interaction, PREFIX),
+        Recorder(reference.TABLE, WAL, partial(_by_call, NORMAL), _interaction, PREFIX, role="reference"),
+    )
+    synced = rows(
+        "fsync",
+        Recorder(PACKAGE, 'durability "fsync"', partial(_ours, "fsync"), _interaction, POWER),
+        Recorder("sqlite3 FULL", "a kept connection", partial(_kept, "FULL"), _interaction, POWER),
+        Recorder(reference.TABLE, PLAIN, partial(_by_call, ()), _interaction, PREFIX, role="reference"),
+    )
+    stores = [evolve(ours, goals=goals), *others, *synced]
+    return Job("record", "record an interaction in a table", "us", size.rounds, stores)
+
+
+NORMAL: Final = ("PRAGMA journal_mode = WAL", "PRAGMA synchronous = NORMAL")
+
+
+def _interaction(number: int) -> tuple[Any, ...]:
+    return f"user_{number % 10}", 1 + number % 5, number % 8 != 0, 10.0 + number % 16 / 4
+
+
+def _ours(durability: Literal["fsync", "os"], place: str) -> Recording:
+    metrics = MetricsCollector(db_path=f"{place}/metrics.db", durability=durability)
+    return Recording(
+        metrics.record_interaction, lambda: int(metrics.get_global_stats()["total_interactions"]), lambda: None
+    )
+
+
+def _kept(synchronous: str, place: str) -> Recording:
+    table = Interactions(place, synchronous)
+    return Recording(table.record, table.count, table.close)
+
+
+def _by_call(pragmas: Sequence[str], place: str) -> Recording:
+    table = reference.Table(Path(place), pragmas)
+    return Recording(table.record, table.count, lambda: None)
+
+
+# Figures
+
+Turns = Iterator[Sequence[float]]
+
+
+def _figures(name: str, title: str, size: Size) -> Job:
+    few, many = (f"{rows:,} rows" for rows in (size.few, size.many))
+    grown = f"{PACKAGE}, {few}"
+    rows = [
+        Contender(PACKAGE, partial(_our_turns, name, size.few, size.turn), few, among=few),
+        Contender(PACKAGE, partial(_our_turns, name, size.many, size.turn), many, [Goal(2, grown)], grown, among=many),
+        Contender("sqlite3", partial(_covered_turns, name, size.many), f"a covering index, {many}", among=many),
+        Contender(reference.TABLE, partial(_by_call_turns, name, size.many), many, role="reference", among=many),
+    ]
+    return Job(name, title, "us", size.rounds, rows)
+
+
+def _asked(name: str, user: Callable[[str], object], everyone: Callable[[], object], turn: int) -> Turns:
     while True:
-        yield timed(record, itertools.islice(calls, size.turn))
+        yield timed(user, [("ann",)] * turn) if name == "user" else timed(everyone, [()] * turn)
 
 
-def _record_turns(durability: Literal["fsync", "os"], size: Size, room: Room) -> Iterator[Sequence[float]]:
-    metrics = MetricsCollector(db_path=room.own / "metrics.db", durability=durability)
-    calls = _interactions()
-    for turns in itertools.count(1):
-        yield timed(metrics.record_interaction, itertools.islice(calls, size.turn))
-        expect(metrics.get_global_stats()["total_interactions"] == turns * size.turn, "count each once")
-
-
-def _library(size: Size) -> tuple[PatternLibrary, list[Pattern]]:
-    patterns = [pattern(number) for number in range(size.patterns)]
-    library = PatternLibrary()
-    library.restore([(each.agent_id, each) for each in patterns])
-    return library, patterns
-
-
-def _save_turns(size: Size, room: Room) -> Iterator[Sequence[float]]:
-    library, _ = _library(size)
-    for number in itertools.count():
-        path = room.own / f"{number}.db"
-        yield timed(PatternPersistence.save_to_sqlite, [(library, path)])
-        expect(len(PatternPersistence.load_from_sqlite(path).patterns) == size.patterns, "keep all patterns")
-
-
-def _save_by_hand_turns(size: Size, room: Room) -> Iterator[Sequence[float]]:
-    _, patterns = _library(size)
-    for number in itertools.count():
-        yield timed(_save_by_hand, [(patterns, room.own / f"{number}.db")])
-
-
-_COLUMNS: Final = (
-    *("id", "agent_id", "pattern_type", "name", "description", "context", "code", "confidence"),
-    *("usage_count", "success_count", "failure_count", "tags", "discovered_at", "last_used"),
-)
-_REPLACE: Final = f"INSERT OR REPLACE INTO patterns ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"
-
-
-def _save_by_hand(patterns: Sequence[Pattern], path: Path) -> None:
-    connection = sqlite3.connect(path)
-    for sql in (PATTERNS.tables["patterns"], *list(PATTERNS.indexes.values())[:3]):
-        connection.execute(sql)
-    for each in patterns:
-        connection.execute(
-            _REPLACE,
-            (
-                *(each.id, each.agent_id, each.pattern_type, each.name, each.description, json.dumps(each.context)),
-                *(each.code, each.confidence, each.usage_count, each.success_count, each.failure_count),
-                *(json.dumps(each.tags), each.discovered_at.isoformat()),
-                None if each.last_used is None else each.last_used.isoformat(),
-            ),
-        )
-    connection.commit()
-    connection.close()
-
-
-def _figure_turns(name: str, rows: int, turn: int, room: Room) -> Iterator[Sequence[float]]:
-    path = room.own / "metrics.db"
+def _our_turns(name: str, rows: int, turn: int, room: Room) -> Turns:
+    path = room.shared / f"collector-{rows}.db"
+    made = path.exists()
     metrics = MetricsCollector(db_path=path)
-    metrics.record_interaction("ann", 1, True, 1.0)
-    _fill(path, rows - 1)
+    if not made:
+        metrics.record_interaction("ann", 1, True, 1.0)  # It makes the table.
+        with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+            connection.executemany(INSERT_ROW, _rows(rows - 1))
     expect(metrics.get_global_stats()["total_interactions"] == rows, "count the rows of others")
-    while True:
-        if name == "user":
-            yield timed(metrics.get_user_stats, itertools.repeat(("ann",), turn))
-        else:
-            yield timed(metrics.get_global_stats, itertools.repeat((), turn))
+    return _asked(name, metrics.get_user_stats, metrics.get_global_stats, turn)
 
 
-def _figure_by_call_turns(name: str, rows: int, room: Room) -> Iterator[Sequence[float]]:
-    path = room.own / "metrics.db"
-    with contextlib.closing(sqlite3.connect(path)) as connection:
-        for sql in (METRICS.tables["interactions"], *METRICS.indexes.values()):
-            connection.execute(sql)
-    _fill(path, rows)
-    where, values = ("WHERE user_id = ?", ("ann",)) if name == "user" else ("", ())
-    totals = f"""SELECT count(*), count(DISTINCT user_id), sum(success), avg(response_time_ms), min(timestamp),
-        max(timestamp) FROM interactions {where}"""
-    levels = f"SELECT empathy_level, count(*) FROM interactions {where} GROUP BY empathy_level"
-
-    def ask() -> None:
-        connection = sqlite3.connect(path)
-        connection.execute(totals, values).fetchall()
-        connection.execute(levels, values).fetchall()
-        connection.close()
-
-    while True:
-        yield timed(ask, [()] * 3)
+def _covered_turns(name: str, rows: int, room: Room) -> Turns:
+    place = room.shared / f"few-covered-{rows}"
+    made = place.exists()
+    place.mkdir(exist_ok=True)
+    with contextlib.closing(Interactions(str(place), "NORMAL", covered=True)) as table:
+        if not made:
+            table.record_many(_rows(rows))
+        yield from _asked(name, table.user, table.everyone, 3)
 
 
-def _fill(path: Path, rows: int) -> None:
-    """Insert rows as another program does: twenty of one user, the others of many."""
-    step = max(1, rows // 20)
-    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
-        connection.executemany(
-            "INSERT INTO interactions (user_id, empathy_level, success, response_time_ms) VALUES (?, ?, ?, ?)",
-            (
-                ("ann" if n % step == 0 else f"user_{n % 97}", 1 + n % 5, n % 3 > 0, float(n % 1000))
-                for n in range(rows)
-            ),
-        )
+def _by_call_turns(name: str, rows: int, room: Room) -> Turns:
+    place = room.shared / f"few-{rows}"
+    made = place.exists()
+    place.mkdir(exist_ok=True)
+    table = reference.Table(place)
+    if not made:
+        table.record_many(_rows(rows))
+    return _asked(name, table.user, table.everyone, 3)
+
+
+def _rows(count: int) -> Iterator[tuple[Any, ...]]:
+    """Yield interactions: twenty of one user, the others of many."""
+    step = max(1, count // 20)
+    for n in range(count):
+        yield "ann" if n % step == 0 else f"user_{n % 97}", 1 + n % 5, n % 3 > 0, float(n % 1000)

@@ -75,50 +75,72 @@ def documents(peer: Peer, numbers: Iterable[int]) -> list[tuple[str, Any]]:
 
 
 # One process
+#
+# A turn that writes ends with a checkpoint of its store, after what is timed: what a store leaves to be done later must
+# not be done in the turn of another. What that costs is in the jobs that time a store to its end.
 
 
 def put_turns(peer: Peer, turn: int, place: str) -> Turns:
     with opened(peer, place) as store:
         for first in itertools.count(step=turn):
             some = documents(peer, range(first, first + turn))
-            yield store.time(store.put, some)
+            samples = store.time(store.put, some)
             _expect(peer, store, some[-1:])
+            store.checkpoint()
+            yield samples
 
 
 def overwrite_turns(peer: Peer, keys: int, turn: int, place: str) -> Turns:
     dice = random.Random(1)
     with opened(peer, place) as store:
         store.fill(dict(documents(peer, range(keys))))
+        store.checkpoint()
         while True:
             # Another document than the key has: its number is not that of the key.
             some = [
                 (key(dice.randrange(keys)), document)
                 for _, document in documents(peer, dice.choices(range(10_000), k=turn))
             ]
-            yield store.time(store.put, some)
+            samples = store.time(store.put, some)
             _expect(peer, store, some[-1:])
+            store.checkpoint()
+            yield samples
 
 
 @contextlib.contextmanager
-def _small(peer: Peer, keys: int, place: str, settled: bool) -> Iterator[Documents]:
-    """Open a store that holds documents: as they were just put, or put to their place before it was opened."""
+def _small(peer: Peer, keys: int, place: str) -> Iterator[Documents]:
+    """Open a store that holds documents, which were brought to their place before and have been read once."""
     some = documents(peer, range(keys))
-    if settled:
+    if peer.keeps and "://" not in place:
         with opened(peer, place) as store:
             store.fill(dict(some))
             store.checkpoint()
     with opened(peer, place) as store:
-        if not settled:
-            store.time(store.put, some)
-        _expect(peer, store, some[:: max(1, keys // 20)])
+        if not peer.keeps or not store.do(store.items, [name for name, _ in some]):
+            store.time(store.put, some)  # What keeps nothing, or nothing when it is closed.
+        for name, document in some:
+            expect(not peer.keeps or store.do(store.get, name) == document, "return what was put")
         yield store
 
 
-def get_turns(peer: Peer, keys: int, turn: int, settled: bool, place: str) -> Turns:
+def get_turns(peer: Peer, keys: int, turn: int, place: str) -> Turns:
+    """Get documents of a small store that were read before."""
     dice = random.Random(1)
-    with _small(peer, keys, place, settled) as store:
+    with _small(peer, keys, place) as store:
         while True:
             yield store.time(store.get, [(key(number),) for number in dice.choices(range(keys), k=turn)])
+
+
+def written_get_turns(peer: Peer, keys: int, turn: int, place: str) -> Turns:
+    """Get documents that were put just before: where a store keeps them apart, it still does."""
+    dice = random.Random(1)
+    with _small(peer, keys, place) as store:
+        while True:
+            names = [key(number) for number in dice.choices(range(keys), k=turn)]
+            store.time(store.put, [(name, peer.form(pattern(number))) for number, name in enumerate(names)])
+            samples = store.time(store.get, [(name,) for name in names])
+            store.checkpoint()
+            yield samples
 
 
 def delete_turns(peer: Peer, turn: int, place: str) -> Turns:
@@ -126,16 +148,31 @@ def delete_turns(peer: Peer, turn: int, place: str) -> Turns:
         for first in itertools.count(step=turn):
             some = documents(peer, range(first, first + turn))
             store.time(store.put, some)
-            yield store.time(store.delete, [(name,) for name, _ in some])
+            samples = store.time(store.delete, [(name,) for name, _ in some])
             expect(not peer.keeps or store.do(store.get, some[-1][0]) is None, "delete")
+            store.checkpoint()
+            yield samples
 
 
-def list_turns(peer: Peer, keys: int, settled: bool, place: str) -> Turns:
+def list_turns(peer: Peer, keys: int, place: str) -> Turns:
+    """List a small store of documents that were read before."""
     names = [key(number) for number in range(keys)]
-    with _small(peer, keys, place, settled) as store:
+    with _small(peer, keys, place) as store:
         expect(not peer.keeps or len(dict(store.do(store.items, names))) == keys, "list all")
         while True:
             yield store.time(store.items, [(names,)])
+
+
+def written_list_turns(peer: Peer, keys: int, place: str) -> Turns:
+    """List a small store whose documents were all put just before."""
+    names = [key(number) for number in range(keys)]
+    some = documents(peer, range(keys))
+    with _small(peer, keys, place) as store:
+        while True:
+            store.time(store.put, some)
+            samples = store.time(store.items, [(names,)])
+            store.checkpoint()
+            yield samples
 
 
 def _expect(peer: Peer, store: Documents, some: Iterable[tuple[str, Any]]) -> None:
@@ -206,16 +243,21 @@ def write_turns(peer: Peer, seconds: float, processes: int, apart: bool, place: 
 
 
 def write(peer: Peer, place: str, worker: int, processes: int, seconds: float) -> tuple[float, str]:
-    """Put documents for some seconds, beginning with the others; return the puts a second and the last id."""
+    """Put documents for some seconds, beginning with the others; return the puts a second and the last id.
+
+    The time ends when the store has brought them to their place and is closed.
+    """
     document = peer.form(pattern(worker))
-    with opened(peer, place) as store, uncollected():
-        store.do(store.put, key(worker), document)
-        _gates[processes].wait(60.0)
-        start = now = time.perf_counter()
-        name, count = "", 0
-        while now - start < seconds:
-            count += 1
-            name = f"{worker}_{count:07}"
-            store.do(store.put, name, document)
-            now = time.perf_counter()
-    return count / (now - start), name
+    with uncollected():
+        with opened(peer, place) as store:
+            store.do(store.put, key(worker), document)
+            store.checkpoint()
+            _gates[processes].wait(60.0)
+            start = time.perf_counter()
+            name, count = "", 0
+            while time.perf_counter() - start < seconds:
+                count += 1
+                name = f"{worker}_{count:07}"
+                store.do(store.put, name, document)
+            store.checkpoint()
+        return count / (time.perf_counter() - start), name

@@ -18,7 +18,7 @@ from served import binary
 
 PACKAGES: Final = (
     *("diskcache", "sqlitedict", "lmdb", "py-key-value-aio", "litestar", "langgraph-checkpoint", "cachetools"),
-    *("redis", "hiredis", "attrs", "cattrs", "msgspec", "pyroaring"),
+    *("redis", "hiredis", "attrs", "msgspec", "pyroaring"),
 )
 
 
@@ -29,6 +29,7 @@ def surroundings(directory: Path) -> dict[str, Any]:
         shelve.open(f"{place}/shelf").close()
         database = dbm.whichdb(f"{place}/shelf")
     return {
+        "empathy_kv": _this(),
         "date": datetime.now(UTC).date().isoformat(),
         "system": platform.platform(terse=True),
         "processor": _processor(),
@@ -48,6 +49,19 @@ def _version(distribution: str) -> str | None:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:
         return None
+
+
+def _this() -> str:
+    """Return the version of this package, and its commit where there is a git checkout that can be asked."""
+    version = _version("empathy-kv") or "unknown"
+    place = Path(__file__).parent
+    # A container often has the checkout under another owner, which git refuses unless told that it may be read.
+    command = ("git", "-c", "safe.directory=*", "-C", str(place), "describe", "--always", "--dirty")
+    try:
+        told = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return version
+    return f"{version}, commit {told}"
 
 
 def _processor() -> str:

@@ -70,6 +70,7 @@ def _waist(place: str) -> Documents:
 
 
 def _diskcache(place: str) -> Documents:
+    """Open it as it is documented: it pickles what it is given."""
     import diskcache
 
     cache = diskcache.Cache(place)
@@ -84,10 +85,39 @@ def _diskcache(place: str) -> Documents:
     )
 
 
-def _lmdb(sync: bool, place: str) -> Documents:
+def _diskcache_bytes(place: str) -> Documents:
+    import diskcache
+
+    cache = diskcache.Cache(place)
+
+    def get(key: str) -> Pattern | None:
+        data = cache.get(key)
+        return None if data is None else decode(data)
+
+    def bulk(documents: Mapping[str, Pattern]) -> None:
+        with cache.transact():
+            for key, document in documents.items():
+                cache.set(key, encode(document))
+
+    return Documents(
+        lambda key, document: cache.set(key, encode(document)),
+        get,
+        cache.delete,
+        lambda _: [(key, decode(cache[key])) for key in cache],
+        cache.close,
+        bulk=bulk,
+    )
+
+
+def lmdb_environment(place: str, sync: bool) -> Any:
+    """Open an environment of LMDB, which waits for the disk at each write or at none."""
     import lmdb
 
-    environment = lmdb.open(place, map_size=4 << 30, sync=sync, metasync=sync)
+    return lmdb.open(place, map_size=4 << 30, sync=sync, metasync=sync)
+
+
+def _lmdb(sync: bool, place: str) -> Documents:
+    environment = lmdb_environment(place, sync)
 
     def put(key: str, document: Pattern) -> None:
         with environment.begin(write=True) as transaction:
@@ -111,7 +141,7 @@ def _lmdb(sync: bool, place: str) -> Documents:
             for key, document in documents.items():
                 transaction.put(key.encode(), encode(document))
 
-    return Documents(put, get, delete, items, environment.close, bulk=bulk)
+    return Documents(put, get, delete, items, environment.close, partial(environment.sync, True), bulk)
 
 
 def sqlite_connection(place: str, synchronous: str) -> sqlite3.Connection:
@@ -120,6 +150,11 @@ def sqlite_connection(place: str, synchronous: str) -> sqlite3.Connection:
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute(f"PRAGMA synchronous = {synchronous}")
     return connection
+
+
+def sqlite_checkpoint(connection: sqlite3.Connection) -> None:
+    """Bring what is in the log of a database to its place."""
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
 
 def _sqlite(synchronous: str, place: str) -> Documents:
@@ -145,11 +180,12 @@ def _sqlite(synchronous: str, place: str) -> Documents:
         connection.executemany(upsert, ((key, encode(document)) for key, document in documents.items()))
         connection.execute("COMMIT")
 
-    return Documents(put, get, delete, items, connection.close, bulk=bulk)
+    return Documents(put, get, delete, items, connection.close, partial(sqlite_checkpoint, connection), bulk)
 
 
 def _file_a_key(sync: bool, place: str) -> Documents:
     count = itertools.count()
+    directory = os.open(place, os.O_RDONLY)
 
     def put(key: str, document: Pattern) -> None:
         draft = f"{place}/.{os.getpid()}-{next(count)}"
@@ -159,6 +195,8 @@ def _file_a_key(sync: bool, place: str) -> Documents:
                 file.flush()
                 os.fsync(file.fileno())
         os.replace(draft, f"{place}/{key}.json")  # noqa: PTH105 - as above
+        if sync:
+            os.fsync(directory)
 
     def get(key: str) -> Pattern | None:
         try:
@@ -178,7 +216,7 @@ def _file_a_key(sync: bool, place: str) -> Documents:
                 found.append((entry.name.removesuffix(".json"), decode(file.read())))
         return found
 
-    return Documents(put, get, delete, items, lambda: None)
+    return Documents(put, get, delete, items, lambda: os.close(directory))
 
 
 def _reference(place: str) -> Documents:
@@ -244,28 +282,32 @@ OURS: Final = Peer(PACKAGE, _ours, PREFIX)
 OWN_CLASS: Final = Peer(f"{PACKAGE}, class of one's own", _own_class, PREFIX, solution)
 WAIST: Final = Peer(f"{PACKAGE}, bytes", _waist, PREFIX, encode)
 DISKCACHE: Final = Peer("diskcache", _diskcache, PREFIX, needs=["diskcache"])
+DISKCACHE_BYTES: Final = Peer("diskcache, msgspec", _diskcache_bytes, PREFIX, needs=["diskcache"])
 LMDB: Final = Peer("lmdb", partial(_lmdb, False), KILL, needs=["lmdb"])
 SQLITE_OFF: Final = Peer("sqlite3 OFF", partial(_sqlite, "OFF"), KILL)
 SQLITE: Final = Peer("sqlite3 NORMAL", partial(_sqlite, "NORMAL"), PREFIX)
 FILES: Final = Peer("file a key", partial(_file_a_key, False), KILL)
-REFERENCE: Final = Peer(reference.FILES, _reference, NOTHING)
+# What was written before is lost if the next write to the same file is killed after open("w").
+REFERENCE: Final = Peer(reference.FILES, _reference, NOTHING, role="reference")
 SHELVE: Final = Peer("shelve", _shelve, CLOSE)
 SQLITEDICT: Final = Peer("sqlitedict", _sqlitedict, KILL, needs=["sqlitedict"], slow=True)
 KEY_VALUE_DISK: Final = Peer("py-key-value disk", _key_value_disk, PREFIX, needs=["key_value", "diskcache"])
-KEY_VALUE_TREE: Final = Peer("py-key-value file tree", _key_value_tree, KILL, needs=["key_value", "aiofile"], slow=True)
 LITESTAR: Final = Peer("litestar files", _litestar, KILL, needs=["litestar"], slow=True)
-LOG: Final = Peer("append log, a sketch", _sketch, NOTHING, role="mark", needs=["fcntl"])
-BARE: Final = Peer("append + msgspec", _bare, NOTHING, role="floor", needs=["fcntl"], keeps=False)
+LOG: Final = Peer("append log, a sketch", _sketch, KILL, role="mark", needs=["fcntl"])
+BARE: Final = Peer("append + msgspec", _bare, KILL, role="floor", needs=["fcntl"], keeps=False)
 
 DURABLE: Final = Peer(PACKAGE, _ours_synced, POWER)
 DURABLE_LMDB: Final = Peer("lmdb, sync", partial(_lmdb, True), POWER, needs=["lmdb"])
 DURABLE_SQLITE: Final = Peer("sqlite3 FULL", partial(_sqlite, "FULL"), POWER)
-DURABLE_FILES: Final = Peer("file a key, fsync", partial(_file_a_key, True), KILL)
+DURABLE_FILES: Final = Peer("file a key, fsync", partial(_file_a_key, True), POWER)
+# It waits for the disk at each write, but not for the name of the file: a new one may be lost in a power cut.
+KEY_VALUE_TREE: Final = Peer("py-key-value file tree", _key_value_tree, KILL, needs=["key_value", "aiofile"])
 FLOOR: Final = Peer("append + fdatasync", _synced, POWER, role="floor", needs=["fcntl"], keeps=False)
 
 EVERY: Final = (
-    *(OURS, WAIST, DISKCACHE, LMDB, SQLITE_OFF, SQLITE, FILES, REFERENCE, SHELVE, SQLITEDICT),
-    *(KEY_VALUE_DISK, KEY_VALUE_TREE, LITESTAR, LOG, BARE),
+    *(OURS, OWN_CLASS, WAIST, DISKCACHE, DISKCACHE_BYTES, LMDB, SQLITE_OFF, SQLITE, FILES, REFERENCE, SHELVE),
+    *(SQLITEDICT, KEY_VALUE_DISK, LITESTAR, LOG, BARE),
 )
-LARGE: Final = (OURS, DISKCACHE, LMDB, SQLITE)
+SYNCED: Final = (DURABLE, DURABLE_LMDB, DURABLE_SQLITE, DURABLE_FILES, KEY_VALUE_TREE, FLOOR)
+LARGE: Final = (OURS, DISKCACHE, DISKCACHE_BYTES, LMDB, SQLITE)
 """Those that are measured where it takes long."""

@@ -7,11 +7,12 @@ import math
 from collections.abc import Sequence
 from typing import Any, Final
 
-from documents import decode, encode, from_plain, least_decode, least_encode, to_plain
+from documents import Solution, decode, encode, from_plain, solution, to_plain
 from harness import NOTHING, PACKAGE
 
 import empathy_kv
 from empathy_kv import Pattern
+from peers import disk
 from peers.awaited import bytes_store, key_value
 from peers.disk import collected
 from peers.shape import Documents, Pairs, Peer
@@ -19,6 +20,10 @@ from peers.shape import Documents, Pairs, Peer
 
 def _ours(_: str) -> Documents:
     return collected(empathy_kv.connect("memory:"))
+
+
+def _own_class(_: str) -> Documents:
+    return collected(empathy_kv.connect("memory:"), Solution)
 
 
 def _references(_: str) -> Documents:
@@ -32,14 +37,14 @@ def _bare(_: str) -> Documents:
     held: dict[str, bytes] = {}
 
     def put(key: str, document: Pattern) -> None:
-        held[key] = least_encode(document)
+        held[key] = encode(document)
 
     def get(key: str) -> Pattern | None:
         data = held.get(key)
-        return None if data is None else least_decode(data)
+        return None if data is None else decode(data)
 
     def items(_: Sequence[str]) -> Pairs:
-        return [(key, least_decode(data)) for key, data in held.items()]
+        return [(key, decode(data)) for key, data in held.items()]
 
     return Documents(put, get, held.__delitem__, items, lambda: None)
 
@@ -93,6 +98,7 @@ def _litestar(_: str) -> Documents:
 
 
 OURS: Final = Peer(PACKAGE, _ours, NOTHING)
+OWN_CLASS: Final = Peer(disk.OWN_CLASS.name, _own_class, NOTHING, solution)
 REFERENCES: Final = Peer("dict of the objects themselves", _references, NOTHING, role="mark")
 BARE: Final = Peer("dict + msgspec", _bare, NOTHING, role="floor")
 CACHETOOLS: Final = Peer("cachetools TTLCache", _cachetools, NOTHING, needs=["cachetools"])
@@ -100,4 +106,4 @@ LANGGRAPH: Final = Peer("LangGraph InMemoryStore", _langgraph, NOTHING, needs=["
 KEY_VALUE: Final = Peer("py-key-value memory", _key_value, NOTHING, needs=["key_value", "cachetools"])
 LITESTAR: Final = Peer("litestar memory", _litestar, NOTHING, needs=["litestar"])
 
-EVERY: Final = (OURS, CACHETOOLS, LANGGRAPH, KEY_VALUE, LITESTAR, REFERENCES, BARE)
+EVERY: Final = (OURS, OWN_CLASS, CACHETOOLS, LANGGRAPH, KEY_VALUE, LITESTAR, REFERENCES, BARE)

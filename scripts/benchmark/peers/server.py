@@ -10,11 +10,12 @@ from urllib.parse import urlsplit
 
 import hiredis
 import redis
-from documents import decode, encode, least_decode, least_encode
+from documents import Solution, decode, encode, solution
 from harness import PACKAGE, SERVER
 
 import empathy_kv
 from empathy_kv import Pattern
+from peers import disk
 from peers.awaited import bytes_store, key_value
 from peers.disk import collected
 from peers.shape import Documents, Pairs, Peer
@@ -22,6 +23,11 @@ from peers.shape import Documents, Pairs, Peer
 
 def _ours(url: str) -> Documents:
     return collected(empathy_kv.connect(url))
+
+
+def _own_class(url: str) -> Documents:
+    # Of a prefix of its own: the namespace of the other row holds documents of another class.
+    return collected(empathy_kv.connect(url, prefix="own"), Solution)
 
 
 def _redis_py(url: str) -> Documents:
@@ -78,17 +84,21 @@ def _bare(url: str) -> Documents:
     server = Socket(url)
 
     def put(key: str, document: Pattern) -> None:
-        server.call("SET", f"bare:{key}", least_encode(document))
+        server.call("SET", f"bare:{key}", encode(document))
 
     def get(key: str) -> Pattern | None:
         data = server.call("GET", f"bare:{key}")
-        return None if data is None else least_decode(data)
+        return None if data is None else decode(data)
 
     def items(keys: Sequence[str]) -> Pairs:
         found = server.call("MGET", *(f"bare:{key}" for key in keys))
-        return [(key, least_decode(data)) for key, data in zip(keys, found, strict=True) if data is not None]
+        return [(key, decode(data)) for key, data in zip(keys, found, strict=True) if data is not None]
 
-    return Documents(put, get, lambda key: server.call("DEL", f"bare:{key}"), items, server.close)
+    def bulk(documents: Mapping[str, Pattern]) -> None:
+        words = [word for key, document in documents.items() for word in (f"bare:{key}", encode(document))]
+        server.call("MSET", *words)
+
+    return Documents(put, get, lambda key: server.call("DEL", f"bare:{key}"), items, server.close, bulk=bulk)
 
 
 def _key_value(url: str) -> Documents:
@@ -104,9 +114,10 @@ def _litestar(url: str) -> Documents:
 
 
 OURS: Final = Peer(PACKAGE, _ours, SERVER)
+OWN_CLASS: Final = Peer(disk.OWN_CLASS.name, _own_class, SERVER, solution)
 REDIS_PY: Final = Peer("redis-py", _redis_py, SERVER)
 KEY_VALUE: Final = Peer("py-key-value Redis", _key_value, SERVER, needs=["key_value"])
 LITESTAR: Final = Peer("litestar Redis", _litestar, SERVER, needs=["litestar"])
 BARE: Final = Peer("socket + hiredis + msgspec", _bare, SERVER, role="floor")
 
-EVERY: Final = (OURS, REDIS_PY, KEY_VALUE, LITESTAR, BARE)
+EVERY: Final = (OURS, OWN_CLASS, REDIS_PY, KEY_VALUE, LITESTAR, BARE)

@@ -133,6 +133,8 @@ class Recording:
     one: Callable[..., object]
     count: Callable[[], int]
     close: Callable[[], object]
+    checkpoint: Callable[[], object] = _nothing
+    """Brings to its final place what the store writes behind."""
     bulk: Callable[[Sequence[tuple[Any, ...]]], object] | None = None
     """Does it for many arguments at once, if that is something else than a loop."""
 
@@ -159,5 +161,3 @@ class Recorder:
     survives: Promise
     missing: str | None = None
     role: Role = "peer"
-    slow: bool = False
-    """Whether it takes so long that only a tenth of the many that others record are recorded before."""

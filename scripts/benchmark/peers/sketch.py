@@ -5,11 +5,12 @@ from __future__ import annotations
 import fcntl
 import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final
 
-from documents import decode, encode, least_decode, least_encode
+from documents import decode, encode
 
 from empathy_kv import Pattern
 from peers.shape import Documents, Pairs
@@ -82,6 +83,12 @@ def sketch(place: str) -> Documents:
     return Documents(log.put, log.get, log.delete, log.items, log.close)
 
 
+def appender(place: str) -> tuple[Callable[[bytes], int], Callable[[], None]]:
+    """Return what appends bytes to a file of this process alone and tells how many, and what closes it."""
+    file = os.open(f"{place}/log", os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+    return partial(os.write, file), partial(os.close, file)
+
+
 _TOMBSTONE: Final = b"x" * 40
 
 
@@ -94,16 +101,16 @@ def bare(place: str) -> Documents:
     lengths: list[int] = []
 
     def put(_: str, document: Pattern) -> None:
-        lengths.append(os.write(file, least_encode(document)))
+        lengths.append(os.write(file, encode(document)))
 
     def get(_: str) -> Pattern:
-        return least_decode(os.pread(file, lengths[0], 0))
+        return decode(os.pread(file, lengths[0], 0))
 
     def items(_: Sequence[str]) -> Pairs:
         data = os.pread(file, sum(lengths), 0)
         found, at = [], 0
         for length in lengths:
-            document = least_decode(data[at : at + length])
+            document = decode(data[at : at + length])
             found.append((document.id, document))
             at += length
         return found
