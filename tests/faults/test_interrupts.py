@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import gc
 import os
 import random
 import signal
@@ -23,6 +24,15 @@ from empathy_kv.kv.files import FilesKV, disk, engine
 from empathy_kv.kv.files.overlay import Change
 
 TIMES = 4_000
+
+
+@pytest.fixture(autouse=True)
+def collected_quietly() -> Iterator[None]:
+    """Let the collector of garbage call nobody: what hypothesis has it call would be interrupted, too."""
+    callbacks = gc.callbacks.copy()
+    gc.callbacks.clear()
+    yield
+    gc.callbacks.extend(callbacks)
 
 
 @contextmanager
