@@ -42,7 +42,7 @@ SCALES: Final = {
     "quick": "a minute",
     "tiny": "seconds, to see that everything works: the figures say nothing",
 }
-SECONDS: Final = {"full": 380.0, "quick": 25.0, "tiny": math.inf}
+SECONDS: Final = {"full": 210.0, "quick": 25.0, "tiny": math.inf}
 """What the jobs of a run share. The last of them take more, for what they set up and the rounds that each has; that and
 removing it all have the rest of the ten minutes, or of the one."""
 ROUNDS: Final = {"full": LEAST, "quick": FEW, "tiny": 1}
