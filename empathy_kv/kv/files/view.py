@@ -101,10 +101,12 @@ class View:
                 # All whose documents were replaced while they were listed, unless a checkpoint has ended since.
                 self.catch_up()
                 touched = dict(self.table.touched)
-                sound = {self.table.path(key) for key in self.table.replaced}
                 if self.journal.number == number:
                     break
         at = now()
+        # Nobody need read these documents. What a crash left of one that the journal makes from nothing is no damage.
+        told = set(map(self.table.path, touched))
+        paths = [path for path in paths if path not in told]
         yield from [key for key, entry in touched.items() if isinstance(entry, Entry) and not expired(entry, at)]
         damage: DamagedError | None = None
         paths.reverse()
@@ -114,9 +116,8 @@ class View:
             with self.mutex:
                 for key, entry in self._documents(page):
                     if isinstance(entry, DamagedError):
-                        # Of a document that the journal makes from nothing, what a crash left is no damage.
-                        damage = damage or (None if key in sound else entry)
-                    elif key not in touched and not expired(entry, at):
+                        damage = damage or entry
+                    elif not expired(entry, at):
                         found.append(key)
             yield from found
         if damage is not None:
