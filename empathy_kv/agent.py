@@ -97,7 +97,7 @@ class EmpathyOS:
             )
         if responder is not None and not callable(responder):
             raise ArgumentTypeError(f"responder must be callable, not {type(responder).__name__}", argument="responder")
-        if any(map(inspect.iscoroutinefunction, (responder, getattr(responder, "__call__", None)))):  # noqa: B004
+        if any(map(inspect.iscoroutinefunction, (responder, getattr(responder, "__call__", None)))):  # noqa: B004 - not whether it can be called, but what that gives
             raise _asynchronous()
         self.pattern_library = PatternLibrary() if pattern_library is None else pattern_library
         self._responder = responder

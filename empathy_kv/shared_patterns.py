@@ -163,8 +163,11 @@ class SharedPatterns:
             NAMESPACE, (Get("epoch"), Get("stamp"), ZRange("changes", -1, -1), ZCard("order"), _page(-math.inf))
         )
         if last and not page:
-            changed = yield Batch.of(NAMESPACE, ZRange("changes", -PAGE, -1))
-            require_none((yield Batch(NAMESPACE, asked_for(changed[0]))), changed[0])
+            # All were removed, or the order was lost: then those that changed last are there.
+            (changed,) = yield Batch.of(NAMESPACE, ZRange("changes", -PAGE, -1))
+            ids = [member.decode() for member, _ in changed]
+            for pattern_id in unplaced(ids, (yield Batch(NAMESPACE, places(ids)))):
+                raise unlisted(pattern_id)
         index = Index()
         done = 0
         while page:
@@ -305,12 +308,7 @@ class SharedPatterns:
         lost: list[str] = []
         keys: list[str] = yield Keys(NAMESPACE)
         for page in pages(sorted(key.removeprefix("p:") for key in keys if key.startswith("p:"))):
-            asked = [each for i in page for each in (Exists(f"p:{i}"), ZScore("order", i.encode()))]
-            replies = yield Batch(NAMESPACE, asked)
-            # It may have been removed since the keys were told.
-            lost += (
-                i for i, there, place in zip(page, replies[::2], replies[1::2], strict=True) if there and not place
-            )
+            lost += unplaced(page, (yield Batch(NAMESPACE, places(page))))
         return lost
 
     def link(self, pairs: Sequence[tuple[str, str]]) -> Steps[None]:
@@ -341,16 +339,15 @@ def unlisted(pattern_id: str) -> DamagedError:
     )
 
 
-def asked_for(changed: Sequence[tuple[bytes, float]]) -> list[Operation]:
-    """Return what asks which of the patterns that changed last are there, for `require_none`."""
-    return [Exists(f"p:{member.decode()}") for member, _ in changed]
+def places(ids: Sequence[str]) -> list[Operation]:
+    """Return what asks, of patterns, which are there, and which place each has, for `unplaced`: at one moment."""
+    return [each for i in ids for each in (Exists(f"p:{i}"), ZScore("order", i.encode()))]
 
 
-def require_none(there: Sequence[bool], changed: Sequence[tuple[bytes, float]]) -> None:
-    """Raise unless a library without patterns, from which some of them were removed last, has none."""
-    for exists, (member, _) in zip(there, changed, strict=True):
-        if exists:
-            raise unlisted(member.decode())
+def unplaced(ids: Sequence[str], replies: Sequence[Reply]) -> list[str]:
+    """Return those of the patterns that are there and have no place."""
+    found = zip(ids, replies[::2], replies[1::2], strict=True)
+    return [pattern_id for pattern_id, there, place in found if there and place is None]
 
 
 def _page(first: float) -> ZRangeByScore:

@@ -41,7 +41,7 @@ from empathy_kv.kv.snapshots import Snapshot
 from empathy_kv.records import LEVELS, CollaborationState, Pattern
 from empathy_kv.shared_metrics import SHARDS, STORE, at_level, at_levels, counters, entry, numbered, shard_of, totals_of
 from empathy_kv.shared_patterns import NAMESPACE as PATTERNS
-from empathy_kv.shared_patterns import asked_for, held_of, require_none
+from empathy_kv.shared_patterns import held_of, places, unlisted, unplaced
 from empathy_kv.snapshot_lines import (
     Figures,
     Ids,
@@ -182,9 +182,10 @@ def _everything(snapshot: Snapshot, shards: int) -> Iterator[_Draft]:
 def _require_no_patterns(snapshot: Snapshot) -> None:
     """Raise if a library that has no order has patterns: a snapshot without them would be taken for all there is."""
     ((changed,),) = snapshot.several([Batch.of(PATTERNS, ZRange("changes", -_TOGETHER, -1))])
-    if changed:
-        (there,) = snapshot.several([Batch(PATTERNS, asked_for(changed))])
-        require_none(there, changed)
+    ids = [member.decode() for member, _ in changed]
+    (replies,) = snapshot.several([Batch(PATTERNS, places(ids))])
+    for pattern_id in unplaced(ids, replies):
+        raise unlisted(pattern_id)
 
 
 def _patterns(snapshot: Snapshot, places: Sequence[tuple[str, float | None]]) -> Iterator[_Draft]:

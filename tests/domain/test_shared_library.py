@@ -129,6 +129,22 @@ def test_a_lookup_asks_for_one_value_if_nothing_changed(
         assert batch.operations == (Get("stamp"),)
 
 
+@pytest.mark.parametrize("asked", range(6))
+def test_what_is_contributed_while_an_emptied_library_is_loaded_is_no_damage(
+    asked: int, kv: Asked, library: PatternLibrary, other: PatternLibrary
+) -> None:
+    other.remove_patterns([str(number) for number in range(20)])
+
+    def contribute(_: Batch) -> None:
+        if len(kv.batches) == asked:
+            kv.before = lambda _: None
+            other.contribute_pattern("agent", pattern("new", context={"k": 1}))
+
+    kv.before = contribute
+    assert found(library) in ([], ["new"])
+    assert found(library) == ["new"]
+
+
 def test_a_library_to_which_nobody_has_written_is_loaded_once(kv: Asked, library: PatternLibrary) -> None:
     assert found(library) == []
     kv.taken()
