@@ -5,8 +5,8 @@ A shard is the namespace `metrics`, `<number>`; how many there are was recorded 
     user:<id>      hash of the counters of `Totals`           total   the same, of all users of the shard
     first          sorted set of the users, by the microsecond of their first interaction
     last           sorted set of `<level> <id>`, by the microsecond of a user's last interaction at a level
-    recent:<id>    sorted set of a user's newest interactions, by microsecond, as JSON
-    ids:<id>       sorted set of the newest ids that the caller gave, in the order in which they came
+
+The interactions one by one are in the same namespace (`timelines`).
 """
 
 from __future__ import annotations
@@ -19,10 +19,9 @@ import zlib
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-import msgspec
 from attrs import evolve
 
-from empathy_kv.errors import CheckError, IdempotencyError
+from empathy_kv.errors import CheckError, EmpathyKVError, IdempotencyError
 from empathy_kv.kv.interface import Several, Steps
 from empathy_kv.kv.operations import (
     Batch,
@@ -35,13 +34,12 @@ from empathy_kv.kv.operations import (
     Reply,
     Set,
     ZAdd,
-    ZAppend,
     ZCard,
     ZRange,
     ZScore,
-    ZTrim,
 )
 from empathy_kv.records import LEVELS, Interaction
+from empathy_kv.timelines import KEPT, Kept, Timelines, entry
 from empathy_kv.totals import Totals, bucket, microseconds, moment
 
 STORE: Final = ("store",)
@@ -54,7 +52,7 @@ class KVMetrics:
     def __init__(self, shards: int, history_limit: int) -> None:
         self._default = shards
         self._shards: int | None = None
-        self._limit = history_limit
+        self._timelines = Timelines(history_limit)
         self._writer = secrets.token_hex(4)
         self._count = itertools.count()
 
@@ -77,6 +75,7 @@ class KVMetrics:
 
     def record(self, interaction: Interaction, dated: bool) -> Steps[bool]:
         user, at = interaction.user_id, microseconds(interaction.at)
+        name = None if interaction.id is None else interaction.id.encode()
         took = round(interaction.response_time_ms * 1000)
         increments = {
             "count": 1,
@@ -91,20 +90,17 @@ class KVMetrics:
             HIncrBy("total", increments),
             ZAdd("first", {user.encode(): at}, "LT"),
             ZAdd("last", {at_level(user, interaction.level): at}, "GT"),
-            ZAdd(f"recent:{user}", {self._entry(interaction): at}),
-            ZTrim(f"recent:{user}", self._limit),
+            *self._timelines.add(user, at, self._entry(interaction), name),
         ]
         shard = shard_of(user, (yield from self._settled()))
-        if interaction.id is None:
-            yield Batch(shard, operations)
-            return True
-        ids, name = f"ids:{user}", interaction.id.encode()
-        operations += [ZAppend(ids, (name,)), ZTrim(ids, self._limit)]
         try:
-            yield Batch(shard, operations, (Check(ids, 0, name),))
+            replies = yield Batch(shard, operations, () if name is None else self._timelines.unknown(user, name))
         except CheckError:
             yield from self._compare(interaction, dated)
             return False
+        if self._timelines.full(replies[-1:] if name is None else replies[-2:]):
+            with contextlib.suppress(EmpathyKVError):  # It is counted, whatever comes of this. Another will try again.
+                yield from self._timelines.move(shard, user)
         return True
 
     def _entry(self, interaction: Interaction) -> bytes:
@@ -113,8 +109,7 @@ class KVMetrics:
         It begins with when it was recorded, which decides the order of those of the same moment.
         """
         number = f"{time.time_ns():020d}-{self._writer}-{next(self._count)}"
-        took, name = interaction.response_time_ms, interaction.id
-        return entry(number, (0, interaction.level, interaction.success, took, name))
+        return entry(number, interaction.level, interaction.success, interaction.response_time_ms, interaction.id)
 
     def _compare(self, interaction: Interaction, dated: bool) -> Steps[None]:
         """Raise if the id was used for another interaction, as far as that is still kept."""
@@ -143,7 +138,7 @@ class KVMetrics:
             replies = yield Several([_figures(user, shards, ZRange(f"recent:{user}", -1, -1)) for user in users])
             for number, (*figures, ((member, _),)) in zip(tied, replies, strict=True):
                 every[number] = totals = _of_user(*figures)
-                totals.level = msgspec.json.decode(member)["level"]
+                totals.level = KEPT(member).level
         return every
 
     def everyone(self) -> Steps[tuple[int, Totals]]:
@@ -173,8 +168,8 @@ class KVMetrics:
         shards = yield from self._known()
         if not shards:
             return []
-        (entries,) = yield Batch(shard_of(user_id, shards), (ZRange(f"recent:{user_id}"),))
-        return [_interaction(user_id, entry, at) for entry, at in entries]
+        (items,) = yield from self._timelines.read(shard_of(user_id, shards), [user_id])
+        return [_interaction(user_id, at, kept) for at, kept in items]
 
 
 def _figures(user_id: str, shards: int, *more: Operation) -> Batch:
@@ -202,15 +197,6 @@ def at_levels(user_id: str) -> list[bytes]:
 def at_level(user_id: str, level: int) -> bytes:
     """Return the member of `last` of a user at a level."""
     return f"{level} {user_id}".encode()
-
-
-def entry(number: str, item: tuple[int, int, bool, float | None, str | None]) -> bytes:
-    """Return what is kept of an interaction: a number, which orders those of one time, and what the item says.
-
-    The item is when it was (which stands elsewhere), level, success, response time, id.
-    """
-    _, level, success, took, name = item
-    return msgspec.json.encode({"n": number, "level": level, "success": success, "response_time_ms": took, "id": name})
 
 
 def counters(totals: Totals) -> dict[str, bytes]:
@@ -253,6 +239,5 @@ def totals_of(fields: Mapping[str, bytes], first: float | None, last: float | No
     return totals
 
 
-def _interaction(user_id: str, entry: bytes, at: float) -> Interaction:
-    kept = msgspec.json.decode(entry)
-    return Interaction(user_id, kept["level"], kept["success"], kept["response_time_ms"] or 0.0, moment(at), kept["id"])
+def _interaction(user_id: str, at: int, kept: Kept) -> Interaction:
+    return Interaction(user_id, kept.level, kept.success, kept.response_time_ms or 0.0, moment(at), kept.id)

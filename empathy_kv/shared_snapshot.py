@@ -14,14 +14,14 @@ import contextlib
 import math
 import secrets
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, TypeVar, cast
 
 import msgspec
 
 from empathy_kv.codec import codec
 from empathy_kv.errors import CodecError, LockTimeoutError, NotEmptyError
 from empathy_kv.index import Held
-from empathy_kv.kv.interface import KV, RESTORING, unfinished
+from empathy_kv.kv.interface import KV, RESTORING, Steps, unfinished
 from empathy_kv.kv.operations import (
     Batch,
     Check,
@@ -39,7 +39,7 @@ from empathy_kv.kv.operations import (
 from empathy_kv.kv.refilling import Members, Refill
 from empathy_kv.kv.snapshots import Snapshot
 from empathy_kv.records import LEVELS, CollaborationState, Pattern
-from empathy_kv.shared_metrics import SHARDS, STORE, at_level, at_levels, counters, entry, numbered, shard_of, totals_of
+from empathy_kv.shared_metrics import SHARDS, STORE, at_level, at_levels, counters, numbered, shard_of, totals_of
 from empathy_kv.shared_patterns import NAMESPACE as PATTERNS
 from empathy_kv.shared_patterns import held_of, places, unlisted, unplaced
 from empathy_kv.snapshot_lines import (
@@ -57,6 +57,7 @@ from empathy_kv.snapshot_lines import (
 from empathy_kv.spool import Spool
 from empathy_kv.states import NAMESPACE as STATES
 from empathy_kv.states import read
+from empathy_kv.timelines import Entry, Timelines, entry
 from empathy_kv.totals import YEARS, Totals
 
 _MARK: Final = RESTORING.operations[0].key  # type: ignore[union-attr]
@@ -73,6 +74,7 @@ _FEW: Final = 100
 _ROUNDS: Final = 100
 """How often parts that changed are read again at most."""
 
+R = TypeVar("R")
 Part: TypeAlias = tuple[Name, str]
 """A pattern, state or user, by its namespace and id."""
 
@@ -128,9 +130,10 @@ class KVContents:
                     raise unfinished()
                 if int(kept or shards) != shards:
                     continue  # Somebody has settled it just now.
-                for draft in _everything(snapshot, shards):
+                timelines = Timelines(self.limit)
+                for draft in _everything(snapshot, timelines, shards):
                     base.append(_ENCODE(draft))
-                return _caught_up(snapshot, late)
+                return _caught_up(snapshot, timelines, late)
 
     def _shards(self) -> int:
         (kept,) = self._kv.execute(Batch.of(STORE, Get(SHARDS)))
@@ -161,7 +164,7 @@ class KVContents:
 # Reading
 
 
-def _everything(snapshot: Snapshot, shards: int) -> Iterator[_Draft]:
+def _everything(snapshot: Snapshot, timelines: Timelines, shards: int) -> Iterator[_Draft]:
     first = -math.inf
     while True:
         ((page,),) = snapshot.several([Batch.of(PATTERNS, ZRangeByScore("order", first, limit=_ORDER))])
@@ -176,7 +179,7 @@ def _everything(snapshot: Snapshot, shards: int) -> Iterator[_Draft]:
         # All of a shard: ranks move when somebody comes, and then a page might lack some.
         ((began, ended),) = snapshot.several([Batch(shard, (ZRange("first"), ZRange("last")))])
         last = {member[2:]: at for member, at in ended}  # Without the level; of several, the latest comes last.
-        yield from _users(snapshot, shard, [(member.decode(), at, last.get(member)) for member, at in began])
+        yield from _users(snapshot, timelines, shard, [(member.decode(), at, last.get(member)) for member, at in began])
 
 
 def _require_no_patterns(snapshot: Snapshot) -> None:
@@ -220,7 +223,10 @@ def _states(snapshot: Snapshot, users: Iterable[str]) -> Iterator[_Draft]:
 
 
 def _users(
-    snapshot: Snapshot, shard: Name, users: Iterable[tuple[str, float | None, float | None]]
+    snapshot: Snapshot,
+    timelines: Timelines,
+    shard: Name,
+    users: Iterable[tuple[str, float | None, float | None]],
 ) -> Iterator[_Draft]:
     for page in _cut(users):
         (found,) = snapshot.several([Batch(shard, [HGetAll(f"user:{user}") for user, _, _ in page])])
@@ -230,37 +236,37 @@ def _users(
             if not fields:
                 continue
             totals = totals_of(fields, first, last)
-            # As many as there may be. To ask for how many there are costs, on files, what reading all of them does.
+            # As many as there may be.
             if group and size + totals.operations > _TIMELINES:
-                yield from _timelines(snapshot, shard, group)
+                yield from _timelines(snapshot, timelines, shard, group)
                 group, size = [], 0
             group.append((user, totals))
             size += totals.operations
-        yield from _timelines(snapshot, shard, group)
+        yield from _timelines(snapshot, timelines, shard, group)
 
 
-class _Entry(msgspec.Struct, gc=False):
-    level: int
-    success: bool
-    response_time_ms: float | None
-    id: str | None
-
-
-_ENTRY: Final = msgspec.json.Decoder(_Entry).decode
-
-
-def _timelines(snapshot: Snapshot, shard: Name, group: Sequence[tuple[str, Totals]]) -> Iterator[_Draft]:
-    questions = [question for user, _ in group for question in (ZRange(f"recent:{user}"), ZRange(f"ids:{user}"))]
-    (found,) = snapshot.several([Batch(shard, questions)])
-    for number, (user, totals) in enumerate(group):
-        entries, named = found[2 * number : 2 * number + 2]
-        items: list[Item] = []
-        for data, at in entries:
-            kept = _ENTRY(data)
-            items.append((int(at), kept.level, kept.success, kept.response_time_ms, kept.id))
-        items, forgotten = _own_names(items, [member.decode() for member, _ in named])
+def _timelines(
+    snapshot: Snapshot, timelines: Timelines, shard: Name, group: Sequence[tuple[str, Totals]]
+) -> Iterator[_Draft]:
+    users = [user for user, _ in group]
+    kept = _answered(snapshot, timelines.read(shard, users))
+    named = _answered(snapshot, timelines.ids(shard, users))
+    for (user, totals), timeline, names in zip(group, kept, named, strict=True):
+        items, forgotten = _own_names(
+            [(at, one.level, one.success, one.response_time_ms, one.id) for at, one in timeline], names
+        )
         lines = user_lines(user, totals, items, forgotten)
         yield _Draft(shard, user, 0, "", [], list(map(msgspec.Raw, lines)))
+
+
+def _answered(snapshot: Snapshot, steps: Steps[R]) -> R:
+    """Drive a piece of domain code that only reads, on a snapshot."""
+    try:
+        request = next(steps)
+        while True:
+            request = steps.send(snapshot.several(request.batches))
+    except StopIteration as stop:
+        return cast(R, stop.value)
 
 
 def _own_names(items: list[Item], named: Sequence[str]) -> tuple[list[Item], set[str]]:
@@ -280,7 +286,7 @@ def _own_names(items: list[Item], named: Sequence[str]) -> tuple[list[Item], set
     return items, set(named) - known
 
 
-def _caught_up(snapshot: Snapshot, late: Spool) -> dict[Part, int | None]:
+def _caught_up(snapshot: Snapshot, timelines: Timelines, late: Spool) -> dict[Part, int | None]:
     """Read what changed until nothing does; return where each part that did is, None for one that is gone."""
     found: dict[Part, int | None] = {}
     few = _FEW
@@ -288,15 +294,15 @@ def _caught_up(snapshot: Snapshot, late: Spool) -> dict[Part, int | None]:
     for _ in range(_ROUNDS):
         news = _parts(snapshot.changed())
         if len(news) > few:
-            _again(snapshot, news, late, found)
+            _again(snapshot, timelines, news, late, found)
             if 2 * len(news) > before:
                 few *= 2  # Others write about as fast as it is read.
             before = len(news)
             continue
-        _again(snapshot, news, late, found)
+        _again(snapshot, timelines, news, late, found)
         with contextlib.suppress(LockTimeoutError):
             with snapshot.still():
-                _again(snapshot, _parts(snapshot.changed()), late, found)
+                _again(snapshot, timelines, _parts(snapshot.changed()), late, found)
             return found
     raise LockTimeoutError("others write faster than it can be read", path="", timeout=0.0)
 
@@ -310,11 +316,14 @@ def _parts(changed: Mapping[Name, set[str]]) -> set[Part]:
         elif namespace == PATTERNS:
             parts.update((PATTERNS, key.removeprefix("p:")) for key in keys if key.startswith("p:"))
         elif namespace != STORE:
-            parts.update((namespace, key.removeprefix("user:")) for key in keys if key.startswith("user:"))
+            # What moves into pages is no news, but it was perhaps read while it moved.
+            parts.update((namespace, key.partition(":")[2]) for key in keys if key.startswith(("user:", "pages:")))
     return parts
 
 
-def _again(snapshot: Snapshot, parts: set[Part], late: Spool, found: dict[Part, int | None]) -> None:
+def _again(
+    snapshot: Snapshot, timelines: Timelines, parts: set[Part], late: Spool, found: dict[Part, int | None]
+) -> None:
     for part in parts:
         found[part] = None
     by_namespace: dict[Name, list[str]] = {}
@@ -326,9 +335,8 @@ def _again(snapshot: Snapshot, parts: set[Part], late: Spool, found: dict[Part, 
         elif namespace == PATTERNS:
             drafts = _patterns(snapshot, [place for page in _cut(ids) for place in _places(snapshot, page)])
         else:
-            drafts = _users(
-                snapshot, namespace, [times for page in _cut(ids) for times in _times(snapshot, namespace, page)]
-            )
+            times = [each for page in _cut(ids) for each in _times(snapshot, namespace, page)]
+            drafts = _users(snapshot, timelines, namespace, times)
         for draft in drafts:
             found[draft.namespace, draft.id] = late.append(_ENCODE(draft))
 
@@ -410,7 +418,7 @@ class _Filling:
     def __init__(self, into: Refill, shards: int, limit: int) -> None:
         self._put = into.put
         self._shards = shards
-        self._limit = limit
+        self._timelines = Timelines(limit)
         self._order: Members = []
         self._totals: dict[Name, Totals] = {}
         self._first: dict[Name, Members] = {}
@@ -420,8 +428,10 @@ class _Filling:
         self._level = LEVELS[0]
         """That of the newest interaction that came of this user."""
         self._number = 0
-        self._recent: Members = []
-        self._names: list[str] = []
+        self._entries: list[Entry] = []
+        self._names: list[bytes] = []
+        self._forgotten: list[bytes] = []
+        """Ids of interactions that are not kept."""
 
     def fill(self, records: Iterator[Record]) -> None:
         """Put all of them."""
@@ -430,7 +440,7 @@ class _Filling:
                 self._interactions(record)
                 continue
             if isinstance(record, Ids):
-                self._names += record.ids
+                self._forgotten += map(str.encode, record.ids)
                 continue
             self._finish_user()
             if isinstance(record, PatternItem):
@@ -459,7 +469,8 @@ class _Filling:
 
     def _user(self, record: Figures) -> None:
         self._figures = record
-        self._number = min(0, self._limit - record.interactions)  # Below 0 are those that are too old to be kept.
+        # Below 0 are those that are too old to be kept.
+        self._number = min(0, self._timelines.limit - record.interactions)
         user, shard, totals = record.user_id, shard_of(record.user_id, self._shards), record.totals()
         self._totals.setdefault(shard, Totals()).merge(totals)
         self._put(shard, f"user:{user}", counters(totals))
@@ -469,12 +480,12 @@ class _Filling:
 
     def _interactions(self, record: Interactions) -> None:
         self._level = record.items[-1][1]
-        for item in record.items:
+        for at, level, success, took, name in record.items:
             if self._number >= 0:
                 # Numbered, so that each is another one, and stands before all that will be recorded at that time.
-                self._recent.append((float(item[0]), entry(f"{self._number:020d}", item)))
-                if item[4] is not None:
-                    self._names.append(item[4])
+                self._entries.append((at, entry(f"{self._number:020d}", level, success, took, name)))
+                if name is not None:
+                    self._names.append(name.encode())
             self._number += 1
 
     def _finish_user(self) -> None:
@@ -484,8 +495,7 @@ class _Filling:
         shard = shard_of(user, self._shards)
         if last is not None:
             self._last.setdefault(shard, []).append((float(last), at_level(user, self._level)))
-        if self._recent:
-            self._put(shard, f"recent:{user}", self._recent)
-        if self._names:
-            self._put(shard, f"ids:{user}", [(place, name.encode()) for place, name in enumerate(self._names, 1)])
-        self._figures, self._recent, self._names = None, [], []
+        # Those that came late, or they would be kept, are among the newest ids: so they go on to be dumped.
+        for key, content in self._timelines.whole(user, self._entries, self._names + self._forgotten).items():
+            self._put(shard, key, content)
+        self._figures, self._entries, self._names, self._forgotten = None, [], [], []

@@ -8,10 +8,12 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Final, cast
 
 from empathy_kv import Interaction, Store
+from empathy_kv.kv.interface import run
 from empathy_kv.kv.operations import Batch, HIncrBy, Name, Operation, ZAdd
 from empathy_kv.metrics import HISTORY
 from empathy_kv.records import now
 from empathy_kv.shared_metrics import KVMetrics
+from empathy_kv.timelines import Timelines
 
 PAGE: Final = 10_000
 USERS: Final = 100
@@ -29,25 +31,30 @@ def interactions(count: int) -> Iterator[tuple[str, int, bool, float]]:
 def record_many(store: Store, calls: Iterable[tuple[str, int, bool, float]], history_limit: int = HISTORY) -> None:
     """Record interactions: the operations of each, as the package has them, but those of many in one batch."""
     metrics = KVMetrics(store.kv.shards, history_limit)
+    timelines = Timelines(history_limit)
     calls = iter(calls)
     store.metrics.record_interaction(*next(calls))  # It settles over how many shards users are spread.
     while page := list(itertools.islice(calls, PAGE)):
         shards: dict[Name, list[Operation]] = {}
+        users: set[tuple[Name, str]] = set()
         for user, level, success, took in page:
             steps = metrics.record(Interaction(user, level, success, took, now(), None), False)
             batch = next(steps)
             while not batch.writes:
                 batch = steps.send(store.kv.execute(batch))
             shards.setdefault(batch.namespace, []).extend(batch.operations)
+            users.add((batch.namespace, user))
         for shard, operations in shards.items():
             store.kv.execute(Batch(shard, merged(operations)))
+        for shard, user in users:
+            run(store.kv, timelines.move(shard, user))
 
 
 def merged(operations: Iterable[Operation]) -> list[Operation]:
     """Return fewer operations that do the same: increments are summed, members are added together.
 
-    For that, no two operations of different kinds or conditions may be on one key, but for those that trim it, which
-    come last.
+    For that, no two operations of different kinds or conditions may be on one key, but for those that count what it
+    has, which come last.
     """
     sums: dict[str, Counter[str]] = {}
     added: dict[tuple[str, str | None], dict[bytes, float]] = {}
