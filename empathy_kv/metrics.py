@@ -73,12 +73,13 @@ def _stats(totals: Totals) -> UserStats:
 
 def _figures(totals: Totals) -> _Figures:
     count = totals.operations
+    p50, p95, p99 = totals.percentiles(0.50, 0.95, 0.99)
     return {
         "success_rate": totals.successes / count if count else 0.0,
         "avg_response_time_ms": totals.mean,
-        "p50_response_time_ms": totals.percentile(0.50),
-        "p95_response_time_ms": totals.percentile(0.95),
-        "p99_response_time_ms": totals.percentile(0.99),
+        "p50_response_time_ms": p50,
+        "p95_response_time_ms": p95,
+        "p99_response_time_ms": p99,
         **{f"level_{level}_count": totals.levels.get(level, 0) for level in LEVELS},  # type: ignore[typeddict-item]
         "first_interaction": totals.first,
         "last_interaction": totals.last,

@@ -221,21 +221,20 @@ def numbered(number: int) -> Name:
 def totals_of(fields: Mapping[str, bytes], first: float | None, last: float | None) -> Totals:
     """Return the counters of fields, and the microseconds of the first and last interaction."""
     totals = Totals(first=None if first is None else moment(first), last=None if last is None else moment(last))
+    levels, days, histogram = totals.levels, totals.days, totals.histogram
     for name, value in fields.items():
-        kind, _, key = name.partition(":")
-        match kind:
-            case "count":
-                totals.operations = int(value)
-            case "success":
-                totals.successes = int(value)
-            case "time":
-                totals.microseconds = int(value)
-            case "level":
-                totals.levels[int(key)] = int(value)
-            case "day":
-                totals.days[key] = int(value)
-            case "ms":
-                totals.histogram[int(key)] = int(value)
+        if name.startswith("ms:"):
+            histogram[int(name[3:])] = int(value)
+        elif name.startswith("day:"):
+            days[name[4:]] = int(value)
+        elif name.startswith("level:"):
+            levels[int(name[6:])] = int(value)
+        elif name == "count":
+            totals.operations = int(value)
+        elif name == "success":
+            totals.successes = int(value)
+        elif name == "time":
+            totals.microseconds = int(value)
     return totals
 
 

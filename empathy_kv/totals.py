@@ -6,7 +6,9 @@ counted in the buckets of a fixed log-linear histogram, so averages and percenti
 
 from __future__ import annotations
 
+import itertools
 import math
+from bisect import bisect_left
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Final, TypeVar
@@ -107,14 +109,13 @@ class Totals:
         timed = sum(self.histogram.values())
         return self.microseconds / timed / 1000 if timed else 0.0
 
-    def percentile(self, share: float) -> float:
-        """Return the response time, in milliseconds, that a share of the interactions did not exceed."""
-        wanted = math.ceil(share * sum(self.histogram.values()))
-        for index in sorted(self.histogram):
-            wanted -= self.histogram[index]
-            if wanted <= 0:
-                return middle(index) / 1000
-        return 0.0
+    def percentiles(self, *shares: float) -> list[float]:
+        """Return the response times, in milliseconds, that shares of the interactions did not exceed."""
+        buckets = sorted(self.histogram)
+        reached = list(itertools.accumulate(map(self.histogram.__getitem__, buckets)))
+        if not reached:
+            return [0.0] * len(shares)
+        return [middle(buckets[bisect_left(reached, math.ceil(share * reached[-1]))]) / 1000 for share in shares]
 
 
 def _merge(mine: dict[K, int], theirs: Mapping[K, int]) -> None:
