@@ -273,6 +273,17 @@ def find_turns(engine: str, count: int, turn: int, room: Room) -> Turns:
             yield timed(find, [(questions.question(),) for _ in range(turn)])
 
 
+def contribute_turns(engine: str, count: int, turn: int, room: Room) -> Turns:
+    """Contribute patterns, and remove them between the turns."""
+    with _library(engine, count, room) as store:
+        while True:
+            some = [("agent", pattern(number)) for number in range(count, count + turn)]
+            samples = timed(store.patterns.contribute_pattern, some)
+            store.patterns.remove_patterns(each.id for _, each in some)
+            store.checkpoint()
+            yield samples
+
+
 def first_find_turns(engine: str, count: int, _: int, room: Room) -> Turns:
     """Ask the first question of a store that was just opened: what finds patterns is made of all of them."""
     question = Situations(2, skewed=False).question()
@@ -302,6 +313,7 @@ CALLS: Final[Mapping[str, Call]] = {
     "record_interaction": Call(record_turns, 2.0),
     "get_user_stats": Call(partial(stats_turns, FEW), 2.0),
     "get_user_stats, of a hundredth": Call(partial(stats_turns, MANY), 4.0),
+    "contribute_pattern": Call(contribute_turns, 2.0, ["files", "redis"]),
     "first find_patterns": Call(first_find_turns, None, once=True),
     "find_patterns": Call(find_turns, 10.0),
 }
@@ -350,9 +362,10 @@ def page(about: str, figures: Sequence[Figure]) -> str:
 The same call on stores that hold so many documents, interactions or patterns: median / mean / 99th percentile, which is
 left out where there are too few samples. A cost grows if the median does by more than its bound. The interactions are
 of {USERS} users; the figures asked for are of a user with ten interactions of his own, and of one with a hundredth of
-all, which are counted in 10 buckets of response times at first and in 150 from 100,000 on. Documents are got each for the first time. A checkpoint is that of files, after {SIZES["full"].turn} documents were
-put: what they leave to be done later. A `put` and a `get` on SQLite are `contribute_pattern` and `get_pattern`. The
-first `find_patterns` of a process reads the whole library, and has no bound.
+all, which are counted in 10 buckets of response times at first and in 150 from 100,000 on. Documents are got each for
+the first time. A checkpoint is that of files, after {SIZES["full"].turn} documents were put: what they leave to be done
+later. A `put` and a `get` on SQLite are `contribute_pattern` and `get_pattern`. The first `find_patterns` of a process
+reads the whole library, and has no bound.
 
 {table(figures)}
 """

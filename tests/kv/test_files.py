@@ -797,3 +797,34 @@ def test_what_is_open_at_the_end_of_the_interpreter_is_closed_though_modules_are
             with pytest.raises(OSError, match="Bad file descriptor"):
                 os.fstat(descriptor)
         monkeypatch.undo()
+
+
+@pytest.mark.parametrize("limit", [1, overlay.LARGE])
+def test_large_documents_that_are_written_all_the_time_are_not_read_again(
+    limit: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    load = disk.load
+
+    def noted(path: str) -> bytes:
+        read.append(Path(path).name)
+        return load(path)
+
+    monkeypatch.setattr(overlay, "KEPT", 5_000)
+    monkeypatch.setattr(overlay, "LARGE", limit)
+    with FilesKV(tmp_path, durability="os") as kv:
+        ns = kv.namespace("n")
+        ns.zadd("large", {b"%030d" % number: number for number in range(2_000)})
+        ns.zadd("larger", {b"%030d" % number: number for number in range(4_000)})
+        for number in range(20):
+            ns.set(f"small{number}", b"x" * 1_000)
+        kv.checkpoint()
+        monkeypatch.setattr(disk, "load", noted)
+        for turn in range(3):
+            ns.zappend("larger", b"new%d" % turn)
+            ns.zappend("large", b"new%d" % turn)
+            for number in range(20):
+                assert ns.get(f"small{number}") == b"x" * 1_000
+            kv.checkpoint()
+        assert not {"large.json", "larger.json"} & set(read)
+        assert len(read) > 40, "the small ones are more than what is kept of them"

@@ -32,6 +32,9 @@ _TEXT: Final = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 _STEPS: Final = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
 _FLAT: Final = bytes(set(range(256)) - set(b"[{]}"))
 
+_NESTED: Final = frozenset((b"{", b"["))
+_NUMERIC: Final = frozenset(b"%d" % digit for digit in range(10)) | {b"-"}
+"""How what is written as a number begins: to look at the rest of each member of a large set takes half the time."""
 _TAIL: Final = len(',"crc32":"00000000"}\n')
 
 
@@ -57,7 +60,7 @@ _DECODER: Final = msgspec.json.Decoder(_Document)
 
 
 def _freeze(value: bytes) -> _Form:
-    if value[:1] in (b"{", b"[") and value[-1:] in (b"}", b"]"):
+    if value[:1] in _NESTED and value[-1:] in (b"}", b"]"):
         try:
             msgspec.json.decode(value, type=msgspec.Raw)  # Builds nothing, and looks at no text.
             if not value.isascii():
@@ -66,9 +69,10 @@ def _freeze(value: bytes) -> _Form:
                 return _Item(json=msgspec.Raw(value))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             pass
-    number = decimal(value)
-    if number is not None:
-        return number
+    if value[:1] in _NUMERIC:
+        number = decimal(value)
+        if number is not None:
+            return number
     try:
         return value.decode()
     except UnicodeDecodeError:

@@ -25,6 +25,9 @@ SUFFIX: Final = ".json"
 
 KEPT: Final = 8 * 1024 * 1024
 """Bytes of documents that are kept of what was read."""
+LARGE: Final = 32 * 1024 * 1024
+"""The same, of documents above `_LARGE` bytes: of all they take the longest to read again, and there are few."""
+_LARGE: Final = 128 * 1024
 
 _PLACE: Final = 256
 """Bytes that an entry takes beside its document."""
@@ -46,25 +49,54 @@ class Read:
 
     def __init__(self) -> None:
         self.entries: dict[str, Entry | None] = {}
-        self._sizes: dict[str, int] = {}
-        self._total = 0
+        self._small, self._large = _Sizes(), _Sizes()
 
     def put(self, key: str, entry: Entry | None, size: int) -> None:
         """Keep an entry of so many bytes, and drop the oldest others if there are too many."""
         self.drop(key)
         size += _PLACE
-        while self.entries and self._total + size > KEPT:
-            self.drop(next(iter(self.entries)))
+        sizes, most = self._small, KEPT
+        if size > _LARGE:
+            # By themselves: what a program writes all the time would be read again whenever some small ones were read.
+            # As much again as the largest: else it would go for the sake of any other, and it is in use.
+            sizes, most = self._large, max(LARGE, 2 * max([size, *self._large.of.values()]))
+        while sizes.of and sizes.total + size > most:
+            del self.entries[sizes.oldest()]
         self.entries[key] = entry
-        self._sizes[key] = size
-        self._total += size
+        sizes.put(key, size)
 
     def drop(self, key: str) -> None:
         """Forget a key."""
-        size = self._sizes.pop(key, None)
-        if size is not None:
-            self._total -= size
+        if key in self.entries:
             del self.entries[key]
+            if not self._small.drop(key):
+                self._large.drop(key)
+
+
+class _Sizes:
+    """The sizes of some entries, the oldest first, and their sum."""
+
+    def __init__(self) -> None:
+        self.of: dict[str, int] = {}
+        self.total = 0
+
+    def put(self, key: str, size: int) -> None:
+        self.of[key] = size
+        self.total += size
+
+    def drop(self, key: str) -> bool:
+        """Take one out, and return whether it was there."""
+        size = self.of.pop(key, None)
+        if size is None:
+            return False
+        self.total -= size
+        return True
+
+    def oldest(self) -> str:
+        """Take the oldest out, and return its key."""
+        key = next(iter(self.of))
+        self.drop(key)
+        return key
 
 
 class Overlay(Table):
