@@ -355,7 +355,8 @@ class Namespace:
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(map(repr, self.name))})"
 
-    # All of the methods below end in one of these two, so those of an AsyncNamespace are the same functions.
+    # All of the methods below end in one of these two, so those of an AsyncNamespace are the same functions. What they
+    # return is told by a variable: `typing.cast` is a call, and makes its type anew each time.
 
     def _do(self, operation: Operation, *checks: Check) -> Reply:
         batch = Batch(self.name, (operation,), checks) if checks else Batch.of(self.name, operation)
@@ -366,7 +367,8 @@ class Namespace:
 
     def get(self, key: str) -> bytes | None:
         """Return the value, None if it is absent."""
-        return cast(bytes | None, self._do(Get(key)))
+        reply: bytes | None = self._do(Get(key))
+        return reply
 
     def set(
         self,
@@ -382,87 +384,109 @@ class Namespace:
         (0: only if it is absent), else raise `CheckError`.
         """
         write = Set(key, value, ttl)
+        reply: int
         if expected_version is None:
-            return cast(int, self._do(write))
-        return cast(int, self._do(write, Check(key, integer(expected_version, "expected_version", 0))))
+            reply = self._do(write)
+        else:
+            reply = self._do(write, Check(key, integer(expected_version, "expected_version", 0)))
+        return reply
 
     def delete(self, key: str) -> bool:
         """Remove the key and return whether it was there."""
-        return cast(bool, self._do(Delete(key)))
+        reply: bool = self._do(Delete(key))
+        return reply
 
     def exists(self, key: str) -> bool:
         """Return whether the key is there."""
-        return cast(bool, self._do(Exists(key)))
+        reply: bool = self._do(Exists(key))
+        return reply
 
     def version(self, key: str) -> int:
         """Return the version of the value, 0 if it is absent."""
-        return cast(int, self._do(Version(key)))
+        reply: int = self._do(Version(key))
+        return reply
 
     def incr(self, key: str, by: int = 1) -> int:
         """Add to the value, an integer, and return the sum; an absent one counts as 0."""
-        return cast(int, self._do(IncrBy(key, by)))
+        reply: int = self._do(IncrBy(key, by))
+        return reply
 
     def ttl(self, key: str) -> float | None:
         """Return the seconds left to live, None if it does not expire, 0.0 if the key is absent."""
-        return cast(float | None, self._do(TTL(key)))
+        reply: float | None = self._do(TTL(key))
+        return reply
 
     def expire(self, key: str, ttl: float | timedelta | None) -> bool:
         """Let the key live for `ttl` seconds, None is for ever. Return False if it is absent."""
-        return cast(bool, self._do(Expire(key, ttl)))
+        reply: bool = self._do(Expire(key, ttl))
+        return reply
 
     def hget(self, key: str, field: str) -> bytes | None:
         """Return a field of a hash, None if it is absent."""
-        return cast(bytes | None, self._do(HGet(key, field)))
+        reply: bytes | None = self._do(HGet(key, field))
+        return reply
 
     def hgetall(self, key: str) -> dict[str, bytes]:
         """Return all fields of a hash, empty if it is absent."""
-        return cast(dict[str, bytes], self._do(HGetAll(key)))
+        reply: dict[str, bytes] = self._do(HGetAll(key))
+        return reply
 
     def hset(self, key: str, fields: Mapping[str, bytes]) -> int:
         """Store fields and return how many are new."""
-        return cast(int, self._do(HSet(key, fields)))
+        reply: int = self._do(HSet(key, fields))
+        return reply
 
     def hdel(self, key: str, *fields: str) -> int:
         """Remove fields and return how many were there."""
-        return cast(int, self._do(HDel(key, fields)))
+        reply: int = self._do(HDel(key, fields))
+        return reply
 
     def hincrby(self, key: str, increments: Mapping[str, int]) -> dict[str, int]:
         """Add to fields and return the sums."""
-        return cast(dict[str, int], self._do(HIncrBy(key, increments)))
+        reply: dict[str, int] = self._do(HIncrBy(key, increments))
+        return reply
 
     def zadd(self, key: str, members: Mapping[bytes, float], *, only: Literal["NX", "GT", "LT"] | None = None) -> int:
         """Give members their scores and return how many are new."""
-        return cast(int, self._do(ZAdd(key, members, only)))
+        reply: int = self._do(ZAdd(key, members, only))
+        return reply
 
     def zappend(self, key: str, *members: bytes) -> float:
         """Put members at the end and return the score of the last."""
-        return cast(float, self._do(ZAppend(key, members)))
+        reply: float = self._do(ZAppend(key, members))
+        return reply
 
     def zrange(self, key: str, start: int = 0, stop: int = -1) -> list[tuple[bytes, float]]:
         """Return members and scores by rank, both ends inclusive."""
-        return cast(list[tuple[bytes, float]], self._do(ZRange(key, start, stop)))
+        reply: list[tuple[bytes, float]] = self._do(ZRange(key, start, stop))
+        return reply
 
     def zrangebyscore(
         self, key: str, minimum: float, maximum: float, *, limit: int | None = None
     ) -> list[tuple[bytes, float]]:
         """Return members and scores by score, both ends inclusive."""
-        return cast(list[tuple[bytes, float]], self._do(ZRangeByScore(key, minimum, maximum, limit)))
+        reply: list[tuple[bytes, float]] = self._do(ZRangeByScore(key, minimum, maximum, limit))
+        return reply
 
     def zscore(self, key: str, member: bytes) -> float | None:
         """Return a member's score, None if it is absent."""
-        return cast(float | None, self._do(ZScore(key, member)))
+        reply: float | None = self._do(ZScore(key, member))
+        return reply
 
     def zcard(self, key: str) -> int:
         """Return how many members there are."""
-        return cast(int, self._do(ZCard(key)))
+        reply: int = self._do(ZCard(key))
+        return reply
 
     def zrem(self, key: str, *members: bytes) -> int:
         """Remove members and return how many were there."""
-        return cast(int, self._do(ZRem(key, members)))
+        reply: int = self._do(ZRem(key, members))
+        return reply
 
     def ztrim(self, key: str, keep: int) -> int:
         """Keep the members of the highest scores and return how many were removed."""
-        return cast(int, self._do(ZTrim(key, keep)))
+        reply: int = self._do(ZTrim(key, keep))
+        return reply
 
     def keys(self) -> Iterator[str]:
         """Yield each key once, in no particular order."""
@@ -608,7 +632,8 @@ def run(kv: Engine | None, steps: Steps[R]) -> R:
             else:
                 request = steps.send(replies)
     except StopIteration as stop:
-        return cast(R, stop.value)
+        result: R = stop.value
+        return result
 
 
 def asked(kv: Any, request: Any) -> list[Any]:

@@ -17,10 +17,11 @@ from __future__ import annotations
 
 import functools
 import math
+import operator
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
-from typing import Any, ClassVar, Final, Literal, TypeAlias, TypeVar, cast
+from typing import Any, ClassVar, Final, Literal, TypeAlias, TypeVar
 
 from attrs import field as attribute
 from attrs import frozen
@@ -732,7 +733,12 @@ _SIZED: Final[dict[type, Any]] = {
     ZRem: lambda operation: sum(map(len, operation.members)),
 }
 """The bytes that an operation carries beside its key."""
-_SEVERAL: Final = frozenset((HSet, ZAdd, ZAppend, ZRem))
+_SEVERAL: Final[dict[type, Callable[[Any], Collection[Any]]]] = {
+    HSet: operator.attrgetter("fields"),
+    ZAdd: operator.attrgetter("members"),
+    ZAppend: operator.attrgetter("members"),
+    ZRem: operator.attrgetter("members"),
+}
 """Operations that carry several values, which are limited one by one."""
 
 
@@ -799,7 +805,8 @@ class Batch:
     @classmethod
     def of(cls, namespace: Name, operation: Operation) -> Batch:
         """Return a batch of one operation; `namespace` is the checked name of one."""
-        if type(operation) in _SEVERAL:
+        several = _SEVERAL.get(type(operation))
+        if several is not None and len(several(operation)) > 1:
             return cls(namespace, (operation,))  # Its members may be too large together.
         return cls._made(namespace, (operation,), (), None, operation.writes)
 
@@ -820,7 +827,8 @@ class Batch:
         made.token = token
         made.writes = writes
         made.__class__ = cls
-        return cast(Batch, made)
+        batch: Batch = made
+        return batch
 
     @classmethod
     def gets(cls, namespace: Name, keys: Sequence[str]) -> Batch:

@@ -232,7 +232,9 @@ class WriterLock(Lock):
         # Python looks for signals after a call, and when a function of Python's begins or a loop goes round. So what
         # gives back has to be a call of C that is the first thing in its `finally`; no context manager of ours is.
         threads = self._threads
-        self._require_outside()
+        thread = threading.get_ident()
+        if self._owner == thread:
+            self._require_outside()
         try:
             remaining = self._timeout
             if not threads.acquire(False):
@@ -241,7 +243,7 @@ class WriterLock(Lock):
                     raise self._late()
                 remaining -= time.monotonic() - began
             try:
-                self._owner = threading.get_ident()
+                self._owner = thread
                 if not self._try():
                     self._wait(remaining, meanwhile)
                 return body(*arguments)

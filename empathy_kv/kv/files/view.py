@@ -68,7 +68,15 @@ class View:
     def read(self, batch: Batch) -> list[Reply] | None:
         """Execute a batch that writes nothing; None if documents that it read may be of a later moment."""
         with self.mutex:
-            self.catch_up()
+            journal = self.journal
+            if (
+                self._unread
+                or journal.descriptor == _NONE
+                or journal.ended
+                or time.monotonic() >= self._until
+                or os.lseek(journal.descriptor, 0, os.SEEK_END) != journal.offset
+            ):
+                self.catch_up()  # It asks the same, by five calls, which take as long as all the rest.
             table = self.table
             operations = batch.operations
             if len(operations) == 1 and type(operations[0]) is Get and not batch.checks:
