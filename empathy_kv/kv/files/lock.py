@@ -232,9 +232,7 @@ class WriterLock(Lock):
         # Python looks for signals after a call, and when a function of Python's begins or a loop goes round. So what
         # gives back has to be a call of C that is the first thing in its `finally`; no context manager of ours is.
         threads = self._threads
-        thread = threading.get_ident()
-        if self._owner == thread:
-            self._require_outside()
+        self._require_outside()
         try:
             remaining = self._timeout
             if not threads.acquire(False):
@@ -243,7 +241,7 @@ class WriterLock(Lock):
                     raise self._late()
                 remaining -= time.monotonic() - began
             try:
-                self._owner = thread
+                self._owner = threading.get_ident()
                 if not self._try():
                     self._wait(remaining, meanwhile)
                 return body(*arguments)
