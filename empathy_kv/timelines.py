@@ -44,7 +44,7 @@ from empathy_kv.kv.refilling import Members
 
 PAGE: Final = 128
 """Interactions of a page, and how many interactions and ids stay where they come, when the others move."""
-PARTS: Final = 32
+PARTS: Final = 64
 """Into how many parts older ids go."""
 _MOST: Final = 5_000
 """Interactions or ids that move at a time: so many that older stores, which had no pages, are cut up soon."""
