@@ -6,7 +6,7 @@ A shard is the namespace `metrics`, `<number>`; how many there are was recorded 
     first          sorted set of the users, by the microsecond of their first interaction
     last           sorted set of `<level> <id>`, by the microsecond of a user's last interaction at a level
 
-The interactions one by one are in the same namespace (`timelines`).
+The interactions one by one are in the same namespace (`timelines`), and the ids that callers gave them (`remembered`).
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ from empathy_kv.kv.operations import (
     ZScore,
 )
 from empathy_kv.records import LEVELS, Interaction
-from empathy_kv.timelines import KEPT, Kept, Timelines, entry
+from empathy_kv.remembered import Remembered
+from empathy_kv.timelines import Kept, Timelines, decoded, encoded, read
 from empathy_kv.totals import Totals, bucket, microseconds, moment
 
 STORE: Final = ("store",)
@@ -53,6 +54,7 @@ class KVMetrics:
         self._default = shards
         self._shards: int | None = None
         self._timelines = Timelines(history_limit)
+        self._ids = Remembered(history_limit)
         self._writer = secrets.token_hex(4)
         self._count = itertools.count()
 
@@ -75,7 +77,6 @@ class KVMetrics:
 
     def record(self, interaction: Interaction, dated: bool) -> Steps[bool]:
         user, at = interaction.user_id, microseconds(interaction.at)
-        name = None if interaction.id is None else interaction.id.encode()
         took = round(interaction.response_time_ms * 1000)
         increments = {
             "count": 1,
@@ -90,26 +91,36 @@ class KVMetrics:
             HIncrBy("total", increments),
             ZAdd("first", {user.encode(): at}, "LT"),
             ZAdd("last", {at_level(user, interaction.level): at}, "GT"),
-            *self._timelines.add(user, at, self._entry(interaction), name),
+            *self._timelines.add(user, at, self._kept(interaction)),
         ]
+        count = len(operations)
+        checks: tuple[Check, ...] = ()
+        if interaction.id is not None:
+            name = interaction.id.encode()
+            operations += self._ids.add(user, name)
+            checks = self._ids.unknown(user, name)
         shard = shard_of(user, (yield from self._settled()))
         try:
-            replies = yield Batch(shard, operations, () if name is None else self._timelines.unknown(user, name))
+            replies = yield Batch(shard, operations, checks)
         except CheckError:
             yield from self._compare(interaction, dated)
             return False
-        if self._timelines.full(replies[-1:] if name is None else replies[-2:]):
-            with contextlib.suppress(EmpathyKVError):  # It is counted, whatever comes of this. Another will try again.
+        # It is counted, whatever comes of what follows: another will try again.
+        if self._timelines.full(replies[count - 1]):
+            with contextlib.suppress(EmpathyKVError):
                 yield from self._timelines.move(shard, user)
+        if checks and self._ids.full(replies[-1]):
+            with contextlib.suppress(EmpathyKVError):
+                yield from self._ids.move(shard, user)
         return True
 
-    def _entry(self, interaction: Interaction) -> bytes:
+    def _kept(self, interaction: Interaction) -> bytes:
         """Return what is kept of an interaction, unlike any other: two equal ones are two.
 
         It begins with when it was recorded, which decides the order of those of the same moment.
         """
-        number = f"{time.time_ns():020d}-{self._writer}-{next(self._count)}"
-        return entry(number, interaction.level, interaction.success, interaction.response_time_ms, interaction.id)
+        number = f"{time.time_ns():020d}-{self._writer}-{next(self._count):012d}"
+        return encoded(number, interaction.level, interaction.success, interaction.response_time_ms, interaction.id)
 
     def _compare(self, interaction: Interaction, dated: bool) -> Steps[None]:
         """Raise if the id was used for another interaction, as far as that is still kept."""
@@ -132,13 +143,13 @@ class KVMetrics:
         every = [_of_user(*reply) for reply in replies]
         tied = [number for number, totals in enumerate(every) if totals.last is not None and totals.level is None]
         if tied:
-            # The history alone knows which of several levels at one moment came last. Otherwise it is not read: on
-            # files it is one document, thousands of times as large as the figures.
+            # Only what is kept one by one knows which of several levels at one moment came last, and the recent ones
+            # always have the last. Otherwise they are not read: they are many times as large as the figures.
             users = [user_ids[number] for number in tied]
             replies = yield Several([_figures(user, shards, ZRange(f"recent:{user}", -1, -1)) for user in users])
             for number, (*figures, ((member, _),)) in zip(tied, replies, strict=True):
                 every[number] = totals = _of_user(*figures)
-                totals.level = KEPT(member).level
+                totals.level = decoded(user_ids[number], member).level
         return every
 
     def everyone(self) -> Steps[tuple[int, Totals]]:
@@ -168,7 +179,7 @@ class KVMetrics:
         shards = yield from self._known()
         if not shards:
             return []
-        (items,) = yield from self._timelines.read(shard_of(user_id, shards), [user_id])
+        (items,) = yield from read(shard_of(user_id, shards), [user_id])
         return [_interaction(user_id, at, kept) for at, kept in items]
 
 

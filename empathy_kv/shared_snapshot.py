@@ -18,6 +18,7 @@ from typing import Any, Final, TypeAlias, TypeVar, cast
 
 import msgspec
 
+from empathy_kv import remembered, timelines
 from empathy_kv.codec import codec
 from empathy_kv.errors import CodecError, LockTimeoutError, NotEmptyError
 from empathy_kv.index import Held
@@ -39,6 +40,7 @@ from empathy_kv.kv.operations import (
 from empathy_kv.kv.refilling import Members, Refill
 from empathy_kv.kv.snapshots import Snapshot
 from empathy_kv.records import LEVELS, CollaborationState, Pattern
+from empathy_kv.remembered import Remembered
 from empathy_kv.shared_metrics import SHARDS, STORE, at_level, at_levels, counters, numbered, shard_of, totals_of
 from empathy_kv.shared_patterns import NAMESPACE as PATTERNS
 from empathy_kv.shared_patterns import held_of, places, unlisted, unplaced
@@ -57,7 +59,7 @@ from empathy_kv.snapshot_lines import (
 from empathy_kv.spool import Spool
 from empathy_kv.states import NAMESPACE as STATES
 from empathy_kv.states import read
-from empathy_kv.timelines import Entry, Timelines, entry
+from empathy_kv.timelines import Timed, Timelines
 from empathy_kv.totals import YEARS, Totals
 
 _MARK: Final = RESTORING.operations[0].key  # type: ignore[union-attr]
@@ -130,10 +132,9 @@ class KVContents:
                     raise unfinished()
                 if int(kept or shards) != shards:
                     continue  # Somebody has settled it just now.
-                timelines = Timelines(self.limit)
-                for draft in _everything(snapshot, timelines, shards):
+                for draft in _everything(snapshot, shards):
                     base.append(_ENCODE(draft))
-                return _caught_up(snapshot, timelines, late)
+                return _caught_up(snapshot, late)
 
     def _shards(self) -> int:
         (kept,) = self._kv.execute(Batch.of(STORE, Get(SHARDS)))
@@ -164,7 +165,7 @@ class KVContents:
 # Reading
 
 
-def _everything(snapshot: Snapshot, timelines: Timelines, shards: int) -> Iterator[_Draft]:
+def _everything(snapshot: Snapshot, shards: int) -> Iterator[_Draft]:
     first = -math.inf
     while True:
         ((page,),) = snapshot.several([Batch.of(PATTERNS, ZRangeByScore("order", first, limit=_ORDER))])
@@ -179,7 +180,7 @@ def _everything(snapshot: Snapshot, timelines: Timelines, shards: int) -> Iterat
         # All of a shard: ranks move when somebody comes, and then a page might lack some.
         ((began, ended),) = snapshot.several([Batch(shard, (ZRange("first"), ZRange("last")))])
         last = {member[2:]: at for member, at in ended}  # Without the level; of several, the latest comes last.
-        yield from _users(snapshot, timelines, shard, [(member.decode(), at, last.get(member)) for member, at in began])
+        yield from _users(snapshot, shard, [(member.decode(), at, last.get(member)) for member, at in began])
 
 
 def _require_no_patterns(snapshot: Snapshot) -> None:
@@ -223,10 +224,7 @@ def _states(snapshot: Snapshot, users: Iterable[str]) -> Iterator[_Draft]:
 
 
 def _users(
-    snapshot: Snapshot,
-    timelines: Timelines,
-    shard: Name,
-    users: Iterable[tuple[str, float | None, float | None]],
+    snapshot: Snapshot, shard: Name, users: Iterable[tuple[str, float | None, float | None]]
 ) -> Iterator[_Draft]:
     for page in _cut(users):
         (found,) = snapshot.several([Batch(shard, [HGetAll(f"user:{user}") for user, _, _ in page])])
@@ -238,19 +236,17 @@ def _users(
             totals = totals_of(fields, first, last)
             # As many as there may be.
             if group and size + totals.operations > _TIMELINES:
-                yield from _timelines(snapshot, timelines, shard, group)
+                yield from _timelines(snapshot, shard, group)
                 group, size = [], 0
             group.append((user, totals))
             size += totals.operations
-        yield from _timelines(snapshot, timelines, shard, group)
+        yield from _timelines(snapshot, shard, group)
 
 
-def _timelines(
-    snapshot: Snapshot, timelines: Timelines, shard: Name, group: Sequence[tuple[str, Totals]]
-) -> Iterator[_Draft]:
+def _timelines(snapshot: Snapshot, shard: Name, group: Sequence[tuple[str, Totals]]) -> Iterator[_Draft]:
     users = [user for user, _ in group]
     kept = _answered(snapshot, timelines.read(shard, users))
-    named = _answered(snapshot, timelines.ids(shard, users))
+    named = _answered(snapshot, remembered.read(shard, users))
     for (user, totals), timeline, names in zip(group, kept, named, strict=True):
         items, forgotten = _own_names(
             [(at, one.level, one.success, one.response_time_ms, one.id) for at, one in timeline], names
@@ -286,7 +282,7 @@ def _own_names(items: list[Item], named: Sequence[str]) -> tuple[list[Item], set
     return items, set(named) - known
 
 
-def _caught_up(snapshot: Snapshot, timelines: Timelines, late: Spool) -> dict[Part, int | None]:
+def _caught_up(snapshot: Snapshot, late: Spool) -> dict[Part, int | None]:
     """Read what changed until nothing does; return where each part that did is, None for one that is gone."""
     found: dict[Part, int | None] = {}
     few = _FEW
@@ -294,15 +290,15 @@ def _caught_up(snapshot: Snapshot, timelines: Timelines, late: Spool) -> dict[Pa
     for _ in range(_ROUNDS):
         news = _parts(snapshot.changed())
         if len(news) > few:
-            _again(snapshot, timelines, news, late, found)
+            _again(snapshot, news, late, found)
             if 2 * len(news) > before:
                 few *= 2  # Others write about as fast as it is read.
             before = len(news)
             continue
-        _again(snapshot, timelines, news, late, found)
+        _again(snapshot, news, late, found)
         with contextlib.suppress(LockTimeoutError):
             with snapshot.still():
-                _again(snapshot, timelines, _parts(snapshot.changed()), late, found)
+                _again(snapshot, _parts(snapshot.changed()), late, found)
             return found
     raise LockTimeoutError("others write faster than it can be read", path="", timeout=0.0)
 
@@ -316,14 +312,13 @@ def _parts(changed: Mapping[Name, set[str]]) -> set[Part]:
         elif namespace == PATTERNS:
             parts.update((PATTERNS, key.removeprefix("p:")) for key in keys if key.startswith("p:"))
         elif namespace != STORE:
-            # What moves into pages is no news, but it was perhaps read while it moved.
-            parts.update((namespace, key.partition(":")[2]) for key in keys if key.startswith(("user:", "pages:")))
+            # What moves is no news, but it was perhaps read while it moved.
+            told = (key.partition(":") for key in keys)
+            parts.update((namespace, user) for kind, _, user in told if kind in ("user", "pages", "ids"))
     return parts
 
 
-def _again(
-    snapshot: Snapshot, timelines: Timelines, parts: set[Part], late: Spool, found: dict[Part, int | None]
-) -> None:
+def _again(snapshot: Snapshot, parts: set[Part], late: Spool, found: dict[Part, int | None]) -> None:
     for part in parts:
         found[part] = None
     by_namespace: dict[Name, list[str]] = {}
@@ -336,7 +331,7 @@ def _again(
             drafts = _patterns(snapshot, [place for page in _cut(ids) for place in _places(snapshot, page)])
         else:
             times = [each for page in _cut(ids) for each in _times(snapshot, namespace, page)]
-            drafts = _users(snapshot, timelines, namespace, times)
+            drafts = _users(snapshot, namespace, times)
         for draft in drafts:
             found[draft.namespace, draft.id] = late.append(_ENCODE(draft))
 
@@ -419,6 +414,7 @@ class _Filling:
         self._put = into.put
         self._shards = shards
         self._timelines = Timelines(limit)
+        self._remembered = Remembered(limit)
         self._order: Members = []
         self._totals: dict[Name, Totals] = {}
         self._first: dict[Name, Members] = {}
@@ -428,10 +424,8 @@ class _Filling:
         self._level = LEVELS[0]
         """That of the newest interaction that came of this user."""
         self._number = 0
-        self._entries: list[Entry] = []
+        self._entries: list[Timed] = []
         self._names: list[bytes] = []
-        self._forgotten: list[bytes] = []
-        """Ids of interactions that are not kept."""
 
     def fill(self, records: Iterator[Record]) -> None:
         """Put all of them."""
@@ -440,7 +434,7 @@ class _Filling:
                 self._interactions(record)
                 continue
             if isinstance(record, Ids):
-                self._forgotten += map(str.encode, record.ids)
+                self._names += map(str.encode, record.ids)
                 continue
             self._finish_user()
             if isinstance(record, PatternItem):
@@ -483,7 +477,7 @@ class _Filling:
         for at, level, success, took, name in record.items:
             if self._number >= 0:
                 # Numbered, so that each is another one, and stands before all that will be recorded at that time.
-                self._entries.append((at, entry(f"{self._number:020d}", level, success, took, name)))
+                self._entries.append((at, timelines.encoded(f"{self._number:020d}", level, success, took, name)))
                 if name is not None:
                     self._names.append(name.encode())
             self._number += 1
@@ -495,7 +489,8 @@ class _Filling:
         shard = shard_of(user, self._shards)
         if last is not None:
             self._last.setdefault(shard, []).append((float(last), at_level(user, self._level)))
-        # Those that came late, or they would be kept, are among the newest ids: so they go on to be dumped.
-        for key, content in self._timelines.whole(user, self._entries, self._names + self._forgotten).items():
+        for key, content in self._timelines.whole(user, self._entries).items():
             self._put(shard, key, content)
-        self._figures, self._entries, self._names, self._forgotten = None, [], [], []
+        for key, content in self._remembered.whole(user, self._names).items():
+            self._put(shard, key, content)
+        self._figures, self._entries, self._names = None, [], []

@@ -1,22 +1,20 @@
-"""The timelines of users: their interactions one by one, and the ids that were given, so that one more costs the same.
+"""The timelines of users: their newest interactions one by one. One more costs the same however many there are.
 
-What is recorded comes into sorted sets that stay small: when one is full, its older half moves on. Interactions go into
-pages, which no two times overlap, as the leaves of a B-tree. A page never changes; one that must is written anew, under
-another number. Ids go into parts, by their hash. All of it stands in the namespace of the user's shard::
+What is recorded comes into a sorted set that stays small: when it is full, its older half moves into pages. These
+follow each other in time, as the leaves of a B-tree; neighbours may share the microsecond between them. A page never
+changes: one that gets more is written anew, under another number. All of it is in the namespace of the user's shard::
 
-    recent:<id>       sorted set of a user's newest interactions, by microsecond, as JSON
+    recent:<id>       sorted set of interactions, by microsecond, as JSON: the newest, and those that came late
     page:<n>:<id>     JSON array of older ones, oldest first: [microsecond, interaction]
     pages:<id>        which pages there are (`_Index`), as JSON
-    ids:<id>          sorted set of the newest ids that the caller gave, in the order in which they came
-    ids_<n>:<id>      sorted set of older ones, of a hash, in the same order
 """
 
 from __future__ import annotations
 
-import hashlib
+import itertools
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Final, TypeAlias
+from collections.abc import Sequence
+from typing import Any, Final, TypeAlias
 
 import msgspec
 
@@ -26,6 +24,7 @@ from empathy_kv.kv.operations import (
     Batch,
     Check,
     Delete,
+    Exists,
     Get,
     Name,
     Operation,
@@ -33,7 +32,6 @@ from empathy_kv.kv.operations import (
     Set,
     Version,
     ZAdd,
-    ZAppend,
     ZCard,
     ZRange,
     ZRem,
@@ -43,13 +41,17 @@ from empathy_kv.kv.operations import (
 from empathy_kv.kv.refilling import Members
 
 PAGE: Final = 128
-"""Interactions of a page, and how many interactions and ids stay where they come, when the others move."""
-PARTS: Final = 64
-"""Into how many parts older ids go."""
+"""Interactions of a page, and how many stay where they came, when the others move."""
 _MOST: Final = 5_000
-"""Interactions or ids that move at a time: so many that older stores, which had no pages, are cut up soon."""
+"""How many move at a time: so many that a store of before, which had no pages, is cut up soon."""
+_TOUCHED: Final = 32
+"""Pages that are written anew at a time, so that the largest of them fit into a batch."""
+_DROPPED: Final = 1_000
+"""Pages that are dropped at a time."""
+_OFTEN: Final = 16
+"""With how many more another tries to move what one could not."""
 
-Entry: TypeAlias = tuple[int, bytes]
+Timed: TypeAlias = tuple[int, bytes]
 """An interaction as it is kept: its microsecond, and the rest as JSON."""
 
 
@@ -64,7 +66,7 @@ class Kept(msgspec.Struct, gc=False):
     id: str | None
 
 
-class _Page(msgspec.Struct, array_like=True, gc=False):
+class _Page(msgspec.Struct, array_like=True, gc=False, frozen=True):
     number: int
     count: int
     first: int
@@ -72,247 +74,220 @@ class _Page(msgspec.Struct, array_like=True, gc=False):
 
 
 class _Index(msgspec.Struct, gc=False):
-    """Which pages there are, oldest first. `limit` is that of whoever wrote it, `numbers` how many were given."""
+    """Which pages there are, oldest first. `limit` is that of whoever wrote it, `number` the last that was given."""
 
     limit: int
-    numbers: int = 0
+    number: int = 0
     pages: list[_Page] = []
-    parts: bool = False
-    """Whether there are ids in parts."""
 
 
 _ENCODE: Final = msgspec.json.Encoder().encode
-KEPT: Final = msgspec.json.Decoder(Kept).decode
-_INDEX: Final = msgspec.json.Decoder(_Index).decode
-_ITEMS: Final = msgspec.json.Decoder(list[tuple[int, Kept]]).decode
-_RAW: Final = msgspec.json.Decoder(list[tuple[int, msgspec.Raw]]).decode
+_KEPT: Final = msgspec.json.Decoder(Kept)
+_INDEX: Final = msgspec.json.Decoder(_Index)
+_ITEMS: Final = msgspec.json.Decoder(list[tuple[int, Kept]])
+_RAW: Final = msgspec.json.Decoder(list[tuple[int, msgspec.Raw]])
 
 
-def entry(number: str, level: int, success: bool, took: float | None, name: str | None) -> bytes:
+def encoded(number: str, level: int, success: bool, took: float | None, name: str | None) -> bytes:
     """Return what is kept of an interaction. The number orders those of one moment."""
     return _ENCODE(Kept(number, level, success, took, name))
 
 
+def decoded(user: str, kept: bytes) -> Kept:
+    """Return what is kept of an interaction of a user, which stands among the recent ones."""
+    found: Kept = _decode(_KEPT, kept, f"recent:{user}")
+    return found
+
+
 class Timelines:
-    """Timelines that keep the newest `limit` interactions of a user, and at least as many ids."""
+    """Timelines that keep the newest `limit` interactions of a user."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self._page = min(PAGE, limit)
-        self._full = 2 * self._page
-        self._again = max(1, PAGE // 8)
+        self._short = limit <= 2 * PAGE
+        """Whether there are no pages: what is recorded stays where it comes."""
 
     # Writing
 
-    def add(self, user: str, at: int, kept: bytes, name: bytes | None) -> list[Operation]:
-        """Return what adds an interaction, and last how many there are: for `full`."""
+    def add(self, user: str, at: int, kept: bytes) -> list[Operation]:
+        """Return what adds an interaction; the last reply is for `full`."""
         recent = f"recent:{user}"
-        if name is None:
-            return [ZAdd(recent, {kept: at}), ZCard(recent)]
-        ids = f"ids:{user}"
-        return [ZAdd(recent, {kept: at}), ZAppend(ids, (name,)), ZCard(ids), ZCard(recent)]
+        if self._short:
+            return [ZAdd(recent, {kept: at}), ZTrim(recent, self.limit), Exists(f"pages:{user}")]
+        return [ZAdd(recent, {kept: at}), ZCard(recent)]
 
-    def unknown(self, user: str, name: bytes) -> tuple[Check, ...]:
-        """Return what holds if an id was not given before."""
-        return Check(f"ids:{user}", 0, name), Check(_part(user, name), 0, name)
-
-    def full(self, counts: Iterable[Reply]) -> bool:
+    def full(self, reply: Reply) -> bool:
         """Return whether to `move`: of all who add, one is told so, and another soon after if that one fails."""
-        return any(count >= self._full and not (count - self._full) % self._again for count in counts)
+        if self._short:
+            return bool(reply)  # Somebody had a larger limit.
+        return bool(reply >= 2 * PAGE and not (reply - 2 * PAGE) % _OFTEN)
 
     def move(self, shard: Name, user: str) -> Steps[None]:
-        """Move the older half of what is full. `CheckError` if another did meanwhile."""
+        """Move all but the newest into pages, and drop what is too old. `CheckError` if another did meanwhile."""
         key = f"pages:{user}"
-        text, version, recent, named = yield Batch(
-            shard, (Get(key), Version(key), ZRange(f"recent:{user}"), ZRange(f"ids:{user}"))
-        )
-        index = _Index(self.limit) if text is None else _INDEX(text)
-        index.limit = self.limit
-        operations: list[Operation] = []
-        if len(recent) >= self._full:
-            count = min(len(recent) - self._page, _MOST)
-            moved = [(int(at), member) for member, at in recent[:count]]
-            stay = [int(at) for _, at in recent[count:]]
-            operations += yield from self._insert(shard, user, index, moved, stay)
+        text, version, recent = yield Batch(shard, (Get(key), Version(key), ZRange(f"recent:{user}")))
+        index = _Index(self.limit) if text is None else _index(user, text)
+        stay = len(recent) if self._short else min(len(recent), PAGE)
+        waiting = [(int(at), member) for member, at in recent[: len(recent) - stay][:_MOST]]
+        every, made, moved = yield from _merged(shard, user, index, waiting)
+        gone = self._surplus(every, [int(at) for _, at in recent[len(recent) - stay :]])
+        number = index.number + len(made)
+        after = _Index(self.limit, number, every[len(gone) :])
+        if after == index:
+            return
+        there = {page.number for page in after.pages}
+        operations: list[Operation] = [Delete(_key(user, page)) for page in index.pages if page.number not in there]
+        operations += (Set(_key(user, page), text) for page, text in made.items() if page.number in there)
+        if moved:
             operations.append(ZRem(f"recent:{user}", [member for _, member in moved]))
-        if len(named) >= self._full:
-            old = named[: min(len(named) - self._page, _MOST)]
-            if self._page < self.limit:
-                operations += self._parts(user, old)
-                index.parts = True
-            operations.append(ZRem(f"ids:{user}", [member for member, _ in old]))
-        if operations:
-            yield Batch(shard, (*operations, Set(key, _ENCODE(index))), (Check(key, version),))
+        operations.append(Set(key, _ENCODE(after)) if after.pages else Delete(key))
+        yield Batch(shard, operations, (Check(key, version),))
 
-    def _insert(
-        self, shard: Name, user: str, index: _Index, moved: Sequence[Entry], stay: Sequence[int]
-    ) -> Steps[list[Operation]]:
-        """Return what puts interactions into pages and removes those that are too old, and change the index so.
+    def _surplus(self, every: Sequence[_Page], stay: Sequence[int]) -> Sequence[_Page]:
+        """Return the pages of those, the oldest first, that may go. `stay` are the times of what stays beside them."""
+        # An eighth more is kept: whoever reads has so much time before what he is about to read goes.
+        kept = self.limit if self._short else self.limit + self.limit // 8
+        newer = sum(page.count for page in every)
+        for count, page in enumerate(every):
+            newer -= page.count
+            if count == _DROPPED or newer + len(stay) - bisect_left(stay, page.last) < kept:
+                return every[:count]
+        return every
 
-        Both are in order; `stay` are the times of those that remain.
-        """
-        before = {page.number for page in index.pages}
-        made = yield from self._merged(shard, user, index, moved)
-        newer = sum(page.count for page in index.pages)
-        while index.pages:
-            oldest = index.pages[0]
-            newer -= oldest.count
-            # An eighth more: whoever reads has so much time before what he is about to read goes.
-            if newer + len(stay) - bisect_left(stay, oldest.last) < self.limit + self.limit // 8:
-                break
-            del index.pages[0]
-        there = {page.number for page in index.pages}
-        operations: list[Operation] = [Delete(_key(user, number)) for number in sorted(before - there)]
-        operations += (Set(_key(user, number), text) for number, text in made.items() if number in there)
-        return operations
-
-    def _merged(self, shard: Name, user: str, index: _Index, moved: Sequence[Entry]) -> Steps[Mapping[int, bytes]]:
-        """Put interactions into the index, and return the pages that are new by their numbers."""
-        lasts = [page.last for page in index.pages]
-        into: dict[int, list[Entry]] = {}
-        for each in moved:
-            into.setdefault(bisect_right(lasts, each[0]), []).append(each)
-        end = into.get(len(lasts), [])
-        if lasts and 0 < len(end) < self._page // 2:
-            into.setdefault(len(lasts) - 1, []).extend(into.pop(len(lasts)))  # Not a page of a few.
-        changed = sorted(place for place in into if place < len(lasts))
-        replies = []
-        if changed:
-            replies = yield Batch(shard, [Get(_key(user, index.pages[place].number)) for place in changed])
-        for place, text in zip(changed, replies, strict=True):
-            if text is None:
-                raise _gone(user, index.pages[place])
-            into[place] = sorted([*((at, bytes(raw)) for at, raw in _RAW(text)), *into[place]])
-        made: dict[int, bytes] = {}
-        every: list[_Page] = []
-        for place in range(len(lasts) + 1):
-            if place in into:
-                every += self._cut(index, into[place], made)
-            elif place < len(lasts):
-                every.append(index.pages[place])
-        index.pages = every
-        return made
-
-    def _cut(self, index: _Index, entries: Sequence[Entry], made: dict[int, bytes]) -> list[_Page]:
-        """Return pages of interactions, about equally many, and what they hold in `made`."""
-        found = []
-        count = max(1, round(len(entries) / self._page))
-        for piece in range(count):
-            some = entries[piece * len(entries) // count : (piece + 1) * len(entries) // count]
-            index.numbers += 1
-            made[index.numbers] = b"[%b]" % b",".join([b"[%d,%b]" % each for each in some])
-            found.append(_Page(index.numbers, len(some), some[0][0], some[-1][0]))
-        return found
-
-    def _parts(self, user: str, ids: Iterable[tuple[bytes, float]]) -> list[Operation]:
-        parts: dict[str, dict[bytes, float]] = {}
-        for name, place in ids:
-            parts.setdefault(_part(user, name), {})[name] = place
-        # Twice what falls to a part, and some: by no chance is one of the newest among those that go.
-        keep = 2 * self.limit // PARTS + 64
-        return [each for part, members in parts.items() for each in (ZAdd(part, members), ZTrim(part, keep))]
-
-    def whole(self, user: str, entries: Sequence[Entry], ids: Sequence[bytes]) -> dict[str, bytes | Members]:
-        """Return what the keys of a user hold with these interactions and ids, both in order, and nothing else."""
+    def whole(self, user: str, entries: Sequence[Timed]) -> dict[str, bytes | Members]:
+        """Return what the keys of a user hold that has these interactions, oldest first, and no others."""
         keys: dict[str, bytes | Members] = {}
-        index = _Index(self.limit)
         entries = entries[-self.limit :]
-        places = list(enumerate(ids, 1))
-        if len(entries) >= self._full:
-            made: dict[int, bytes] = {}
-            index.pages = self._cut(index, entries[: -self._page], made)
-            keys.update((_key(user, number), text) for number, text in made.items())
-            entries = entries[-self._page :]
-        if len(places) >= self._full and self._page < self.limit:
-            index.parts = True
-            parts: dict[str, Members] = {}
-            for place, name in places[: -self._page]:
-                parts.setdefault(_part(user, name), []).append((place, name))
-            keys.update(parts)
-            places = places[-self._page :]
+        if not self._short and len(entries) >= 2 * PAGE:
+            made = _cut(entries[:-PAGE], 0)
+            entries = entries[-PAGE:]
+            keys.update((_key(user, page), text) for page, text in made.items())
+            keys[f"pages:{user}"] = _ENCODE(_Index(self.limit, len(made), list(made)))
         if entries:
             keys[f"recent:{user}"] = [(float(at), kept) for at, kept in entries]
-        if places:
-            keys[f"ids:{user}"] = [(float(place), name) for place, name in places]
-        if index.pages or index.parts:
-            keys[f"pages:{user}"] = _ENCODE(index)
         return keys
 
-    # Reading
 
-    def read(self, shard: Name, users: Sequence[str]) -> Steps[list[list[tuple[int, Kept]]]]:
-        """Return the interactions of each of at most 500 users that are kept, oldest first, with their microseconds."""
-        found: dict[str, list[tuple[int, Kept]]] = {}
-        seen: dict[str, _Index] = {}
-        while waiting := [user for user in users if user not in found]:
-            questions = [each for user in waiting for each in (Get(f"pages:{user}"), ZRange(f"recent:{user}"))]
-            (replies,) = yield Several([Batch(shard, questions)])
-            paged: list[tuple[str, int, _Index, list[tuple[int, Kept]]]] = []
-            for user, text, members in zip(waiting, replies[::2], replies[1::2], strict=True):
-                recent = [(int(at), KEPT(member)) for member, at in members]
-                if text is None:
-                    found[user] = recent[-self.limit :]
-                else:
-                    index = _INDEX(text)
-                    limit = max(self.limit, index.limit)
-                    paged.append((user, limit, _Index(limit, 0, _newest(index.pages, limit)), recent))
-            keys = [_key(user, page.number) for user, _, index, _ in paged for page in index.pages]
-            answers = yield Several([Batch.gets(shard, some) for some in pages(keys)])
-            texts = iter([text for answer in answers for text in answer])
-            for user, limit, index, recent in paged:
-                some = [next(texts) for _ in index.pages]
-                if None not in some:
-                    found[user] = _joined(index.pages, some, recent)[-limit:]
-                elif seen.get(user) == index:
-                    raise _gone(user, index.pages[some.index(None)])
-                else:
-                    seen[user] = index  # It was there a moment ago: others record.
-        return [found[user] for user in users]
+# Reading
 
-    def ids(self, shard: Name, users: Sequence[str]) -> Steps[list[list[str]]]:
-        """Return the newest ids of each of at most 500 users, as many as interactions are kept, oldest first."""
-        questions = [each for user in users for each in (Get(f"pages:{user}"), ZRange(f"ids:{user}"))]
+
+def read(shard: Name, users: Sequence[str]) -> Steps[list[list[tuple[int, Kept]]]]:
+    """Return the interactions of each of at most 500 users that are kept, oldest first, with their microseconds.
+
+    How many that are was said by who recorded them.
+    """
+    found: dict[str, list[tuple[int, Kept]]] = {}
+    missed: dict[str, list[_Page]] = {}
+    while waiting := [user for user in users if user not in found]:
+        questions = [each for user in waiting for each in (Get(f"pages:{user}"), ZRange(f"recent:{user}"))]
         (replies,) = yield Several([Batch(shard, questions)])
-        indexes = {user: _INDEX(text) for user, text in zip(users, replies[::2], strict=True) if text is not None}
-        parted = [user for user, index in indexes.items() if index.parts]
-        parts = [Batch(shard, [ZRange(f"ids_{part}:{user}") for part in range(PARTS)]) for user in parted]
-        answers = yield Several(parts)
-        found = dict(zip(users, replies[1::2], strict=True))
-        for user, answer in zip(parted, answers, strict=True):
-            found[user] += (each for part in answer for each in part)
-            found[user].sort(key=lambda each: each[1])
-        limits = {user: max(self.limit, index.limit) for user, index in indexes.items()}
-        return [[name.decode() for name, _ in found[user][-limits.get(user, self.limit) :]] for user in users]
+        indexes = {
+            user: _Index(0) if text is None else _index(user, text)  # 0: all there is.
+            for user, text in zip(waiting, replies[::2], strict=True)
+        }
+        asked = [(user, page) for user, index in indexes.items() for page in _newest(index)]
+        batches = [Batch.gets(shard, keys) for keys in pages([_key(*each) for each in asked])]
+        answers = yield Several(batches)
+        texts = dict(zip(asked, itertools.chain(*answers), strict=True))
+        for (user, index), members in zip(indexes.items(), replies[1::2], strict=True):
+            some = _newest(index)
+            gone = [page for page in some if texts[user, page] is None]
+            if not gone:
+                recent = [(int(at), decoded(user, member)) for member, at in members]
+                found[user] = _joined(user, [(page, texts[user, page]) for page in some], recent)[-index.limit :]
+            elif missed.get(user) == some:
+                raise _lost(user, gone[0])
+            else:
+                missed[user] = some  # It was there a moment ago: others record.
+    return [found[user] for user in users]
 
 
-def _newest(pages: Sequence[_Page], limit: int) -> list[_Page]:
-    """Return the newest pages that have so many interactions together, or all."""
+# What they are made of
+
+
+def _merged(
+    shard: Name, user: str, index: _Index, waiting: Sequence[Timed]
+) -> Steps[tuple[list[_Page], dict[_Page, bytes], list[Timed]]]:
+    """Return what pages there are with some more interactions, what the new ones hold, and which of those they have."""
+    lasts = [page.last for page in index.pages]
+    into: dict[int, list[Timed]] = {}
+    for each in waiting:
+        into.setdefault(bisect_right(lasts, each[0]), []).append(each)
+    end = into.pop(len(lasts), [])
+    if lasts and 0 < len(end) < PAGE // 2:
+        into.setdefault(len(lasts) - 1, []).extend(end)  # Not a page of a few.
+        end = []
+    places = sorted(into)[-_TOUCHED:]
+    texts = []
+    if places:
+        texts = yield Batch(shard, [Get(_key(user, index.pages[place])) for place in places])
+    changed: dict[int, list[Timed]] = {}
+    moved = list(end)
+    for place, text in zip(places, texts, strict=True):
+        if text is None:
+            continue  # What belongs there stays where it is; the page is missed by who reads.
+        old = _decode(_RAW, text, _key(user, index.pages[place]))
+        changed[place] = sorted([*((at, bytes(raw)) for at, raw in old), *into[place]])
+        moved += into[place]
+    every: list[_Page] = []
+    made: dict[_Page, bytes] = {}
+    for place, page in enumerate(index.pages):
+        new = _cut(changed[place], index.number + len(made)) if place in changed else {}
+        made |= new
+        every += new or [page]
+    new = _cut(end, index.number + len(made))
+    return [*every, *new], made | new, moved
+
+
+def _cut(entries: Sequence[Timed], number: int) -> dict[_Page, bytes]:
+    """Return pages of interactions, about equally many, numbered from the one after that, and what they hold."""
+    made: dict[_Page, bytes] = {}
+    count = max(1, round(len(entries) / PAGE)) if entries else 0
+    for piece in range(count):
+        some = entries[piece * len(entries) // count : (piece + 1) * len(entries) // count]
+        page = _Page(number + piece + 1, len(some), some[0][0], some[-1][0])
+        made[page] = b"[%b]" % b",".join([b"[%d,%b]" % each for each in some])
+    return made
+
+
+def _newest(index: _Index) -> list[_Page]:
+    """Return the newest pages that have as many interactions together as are kept, or all."""
     count = 0
-    for start in range(len(pages) - 1, -1, -1):
-        count += pages[start].count
-        if count >= limit:
-            return list(pages[start:])
-    return list(pages)
+    for place in range(len(index.pages) - 1, -1, -1):
+        count += index.pages[place].count
+        if count >= index.limit:
+            return index.pages[place:]
+    return index.pages
 
 
-def _joined(pages: Sequence[_Page], texts: Sequence[bytes], recent: list[tuple[int, Kept]]) -> list[tuple[int, Kept]]:
-    items = [item for text in texts for item in _ITEMS(text)]
-    late = pages and recent and recent[0][0] < pages[-1].last
+def _joined(user: str, paged: Sequence[tuple[_Page, bytes]], recent: list[tuple[int, Kept]]) -> list[tuple[int, Kept]]:
+    items = [item for page, text in paged for item in _decode(_ITEMS, text, _key(user, page))]
+    ends = [(page.first, page.last) for page, _ in paged]
+    ends += [(at, at) for at, _ in recent[:1]]
     items += recent
-    return sorted(items, key=lambda item: (item[0], item[1].n)) if late else items
+    if any(before[1] >= after[0] for before, after in itertools.pairwise(ends)):
+        items.sort(key=lambda item: (item[0], item[1].n))
+    return items
 
 
-def _key(user: str, number: int) -> str:
-    return f"page:{number}:{user}"
+def _key(user: str, page: _Page) -> str:
+    return f"page:{page.number}:{user}"
 
 
-def _part(user: str, name: bytes) -> str:
-    # A hash that spreads whatever it is given: in ids that only count up, those for checksums leave parts empty.
-    return f"ids_{hashlib.blake2b(name, digest_size=1).digest()[0] % PARTS}:{user}"
+def _index(user: str, text: bytes) -> _Index:
+    index: _Index = _decode(_INDEX, text, f"pages:{user}")
+    return index
 
 
-def _gone(user: str, page: _Page) -> DamagedError:
-    key = _key(user, page.number)
+def _decode(decoder: msgspec.json.Decoder[Any], text: bytes, key: str) -> Any:
+    try:
+        return decoder.decode(text)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise DamagedError(f"the key {key!r} is damaged: {error}", path=key) from error
+
+
+def _lost(user: str, page: _Page) -> DamagedError:
+    key = _key(user, page)
     return DamagedError(
         f"{page.count} interactions of the user {user!r} are gone: the store has no key {key!r}, where they were",
         path=key,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -12,14 +13,14 @@ from engines import DATABASES
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from empathy_kv import timelines
+from empathy_kv import remembered, timelines
 from empathy_kv.errors import DamagedError, EmpathyKVError, StorageError
 from empathy_kv.kv.interface import Namespace, run
 from empathy_kv.kv.memory import MemoryKV
 from empathy_kv.kv.operations import Batch, Name
 from empathy_kv.records import Interaction
 from empathy_kv.shared_metrics import KVMetrics
-from empathy_kv.snapshot import dump, restore
+from empathy_kv.snapshot import content, dump, restore
 from empathy_kv.store import Store
 from empathy_kv.timelines import Timelines
 
@@ -36,9 +37,14 @@ SOME = settings(
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pages of four, so that a few interactions make many of them."""
+    """Pages of four, so that a few interactions make many of them, and few of them at a time."""
     monkeypatch.setattr(timelines, "PAGE", 4)
-    monkeypatch.setattr(timelines, "PARTS", 3)
+    monkeypatch.setattr(timelines, "_TOUCHED", 3)
+    monkeypatch.setattr(timelines, "_DROPPED", 3)
+    monkeypatch.setattr(timelines, "_OFTEN", 2)
+    monkeypatch.setattr(remembered, "STAY", 4)
+    monkeypatch.setattr(remembered, "_OFTEN", 2)
+    monkeypatch.setattr(remembered, "PARTS", 3)
 
 
 def record(store: Store, number: int, minute: int, user: str = "ann", **more: Any) -> bool:
@@ -70,7 +76,7 @@ def stored(store: Store, user: str = "ann") -> dict[str, int]:
                 text = namespace.get(key)
                 assert text is not None
                 found[key] = len(json.loads(text))
-            elif rest == user and kind not in ("user", "pages"):
+            elif rest == user and kind not in ("user", "pages", "parts"):
                 found[key] = namespace.zcard(key)
     return found
 
@@ -106,18 +112,52 @@ def test_the_newest_are_kept_in_whatever_order_they_come(fresh: Fresh, minutes: 
 @pytest.mark.needs_kv
 @pytest.mark.usefixtures("small")
 @SOME
-@given(given_=st.lists(st.integers(0, 40), max_size=60), limit=st.integers(1, 40))
-def test_as_many_ids_are_remembered_as_interactions(fresh: Fresh, given_: list[int], limit: int) -> None:
+@given(script=st.lists(st.none() | st.integers(0, 40), max_size=60), limit=st.integers(1, 40), data=st.data())
+def test_as_many_ids_are_remembered_as_interactions(
+    fresh: Fresh, script: list[int | None], limit: int, data: st.DataObject
+) -> None:
     home = fresh()
     store = home.open(history_limit=limit)
-    last: list[int] = []
-    for number in given_:
-        counted = store.metrics.record_interaction("ann", 1, True, 1.0, at=AT, interaction_id=f"i{number}")
-        assert not counted or number not in last[-limit:]
-        assert counted or number in last
-        if counted:
-            last = [*(other for other in last if other != number), number]
+    moved = data.draw(st.integers(0, len(script)))  # Before this one, all goes into another store, by a snapshot.
+    given_: list[int] = []
+    for place, number in enumerate(script):
+        if place == moved:
+            target = fresh().open(history_limit=limit)
+            restore(target, dump(store))
+            store = target
+        name = None if number is None else f"i{number}"
+        counted = store.metrics.record_interaction("ann", 1, True, 1.0, at=AT, interaction_id=name)
+        if number is not None:
+            assert not counted or number not in given_[-limit:]
+            assert counted or number in given_
+            if counted:
+                given_ = [*(other for other in given_ if other != number), number]
     home.close()
+
+
+@pytest.mark.usefixtures("small")
+def test_ids_that_are_chosen_so_that_they_go_to_one_part_are_remembered_too() -> None:
+    store = Store(MemoryKV(), history_limit=50)
+    names = [f"i{n}" for n in range(1_000) if remembered._part("ann", b"i%d" % n) == "ids_1:ann"][:200]
+    for name in names:
+        assert store.metrics.record_interaction("ann", 1, True, 1.0, interaction_id=name)
+    assert not any(store.metrics.record_interaction("ann", 1, True, 1.0, interaction_id=name) for name in names[-50:])
+    assert sum(count for key, count in stored(store).items() if key.startswith("ids")) < 50 + 20
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("limit", [3, 30])
+def test_what_a_store_holds_does_not_depend_on_who_reads_it(limit: int) -> None:
+    store = Store(MemoryKV(), history_limit=limit)
+    for number in range(100):
+        record(store, number, number, interaction_id=f"i{number}")
+    for other in (1, 10_000):
+        reader = Store(store.kv, history_limit=other)
+        assert reader.metrics.get_history("ann") == store.metrics.get_history("ann")
+        assert content(dump(reader)) == content(dump(store))
+        target = Store(MemoryKV(), history_limit=limit)
+        restore(target, dump(reader))
+        assert content(dump(target)) == content(dump(reader)) == content(dump(store), history_limit=limit)
 
 
 @pytest.mark.needs_kv
@@ -161,7 +201,7 @@ def test_a_store_from_before_there_were_pages_is_cut_up(home: Home) -> None:
     record(store, 0, 0, interaction_id="i0")
     (shard,) = [shard for shard in shards(store) if shard.zcard("recent:ann")]
     entries = {
-        timelines.entry(f"{number:020d}", 1, True, float(number), None): (AT.timestamp() + 60 * number) * 1e6
+        timelines.encoded(f"{number:020d}", 1, True, float(number), None): (AT.timestamp() + 60 * number) * 1e6
         for number in range(1, 1_000)
     }
     shard.zadd("recent:ann", entries)
@@ -232,7 +272,8 @@ class Refusing(MemoryKV):
     full = True
 
     def execute(self, batch: Batch) -> list[Any]:
-        if self.full and any(each.key.startswith("pages:") for each in batch.operations if each.writes):  # type: ignore[union-attr]
+        written = [each.key for each in batch.operations if each.writes]  # type: ignore[union-attr]
+        if self.full and any(key.startswith(("pages:", "parts:")) for key in written):
             raise StorageError("no space left on device", path="")
         return super().execute(batch)
 
@@ -246,9 +287,10 @@ def test_what_is_recorded_is_recorded_though_it_can_not_be_moved_and_another_mov
     assert stored(store) == {"recent:ann": 20, "ids:ann": 20}
     assert numbers(store.metrics.get_history("ann")) == list(range(20))
     kv.full = False
-    record(store, 20, 20, interaction_id="i20")
-    assert max(stored(store).values()) <= 8
-    assert numbers(store.metrics.get_history("ann")) == list(range(21))
+    for number in range(20, 22):
+        record(store, number, number, interaction_id=f"i{number}")
+    assert max(stored(store).values()) <= 12
+    assert numbers(store.metrics.get_history("ann")) == list(range(22))
 
 
 @pytest.mark.usefixtures("small")
@@ -276,8 +318,10 @@ def test_a_page_that_is_gone_is_told_and_never_taken_for_nothing(home: Home) -> 
         store.metrics.get_history("ann")
     with pytest.raises(DamagedError, match="page:2:ann"):
         list(dump(store))
-    assert record(store, 20, 20)
-    assert store.metrics.get_user_stats("ann")["total_operations"] == 21
+    for number in range(20, 60):
+        assert record(store, number, number if number != 30 else 5)  # One that belongs into it.
+    assert store.metrics.get_user_stats("ann")["total_operations"] == 60
+    assert max(stored(store).values()) <= 10, "the others move on"
 
 
 @pytest.mark.needs_kv
@@ -291,4 +335,35 @@ def test_a_smaller_limit_counts_from_the_next_page_on(home: Home) -> None:
     for number in range(50, 80):
         record(smaller, number, number)
     assert numbers(smaller.metrics.get_history("ann")) == list(range(75, 80))
-    assert sum(stored(smaller).values()) <= 16
+    assert stored(smaller) == {"recent:ann": 5}
+    for number in range(80, 120):
+        record(store, number, number)
+    assert numbers(store.metrics.get_history("ann")) == list(range(75, 120))
+
+
+@pytest.mark.needs_kv
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("text", [b"garbage", b'{"limit":"x"}', b"\xff", b"[]"])
+def test_what_says_which_pages_there_are_is_damaged_and_what_is_recorded_is_counted(home: Home, text: bytes) -> None:
+    store = home.open()
+    for number in range(20):
+        record(store, number, number)
+    for shard in shards(store):
+        if shard.exists("pages:ann"):
+            shard.set("pages:ann", text)
+    for number in range(20, 40):
+        assert record(store, number, number)
+    assert store.metrics.get_user_stats("ann")["total_operations"] == 40
+    with pytest.raises(DamagedError, match="'pages:ann'") as caught:
+        store.metrics.get_history("ann")
+    assert caught.value.path == "pages:ann"
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("limit", [5, 20, 1_000])
+def test_of_one_moment_those_that_were_recorded_last_are_the_last(limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "time_ns", lambda: 1_700_000_000_000_000_000)
+    store = Store(MemoryKV(), history_limit=limit)
+    for number in range(60):
+        record(store, number, 7)
+    assert numbers(store.metrics.get_history("ann")) == list(range(60))[-limit:]

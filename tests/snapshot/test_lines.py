@@ -35,7 +35,7 @@ def sample() -> list[bytes]:
     library = PatternLibrary()
     library.contribute_patterns("agent", [Pattern("p1", "agent", "t", "n"), Pattern("p2", "agent", "t", "n")])
     library.link_patterns("p1", "p2")
-    recorded = [Interaction("ada", 3, n > 0, 10.0 * n, id=f"i{n}") for n in range(3)]
+    recorded = [Interaction("ada", 3, n > 0, 10.0 * n, id=f"i{n}" if n else None) for n in range(3)]
     fill(store, library, [CollaborationState("ada")], recorded)
     return list(dump(store))
 

@@ -232,7 +232,8 @@ class Keys(Suite):
         def churn(name: str) -> None:
             number = 0
             while not done.is_set():
-                ns.execute(*(Set(f"{name} {number + i}", b"1") for i in range(5)), Delete(f"{name} {number - 5}"))
+                made = [Set(f"{name} {number + i}", b"1") for i in range(5)]
+                ns.execute(*made, *(Delete(f"{name} {number - 500 + i}") for i in range(5)))
                 number += 5
 
         def walk() -> None:
