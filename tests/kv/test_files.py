@@ -799,7 +799,7 @@ def test_what_is_open_at_the_end_of_the_interpreter_is_closed_though_modules_are
         monkeypatch.undo()
 
 
-@pytest.mark.parametrize("limit", [1, overlay.LARGE])
+@pytest.mark.parametrize("limit", [1, overlay.KEPT_LARGE])
 def test_large_documents_that_are_written_all_the_time_are_not_read_again(
     limit: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -811,7 +811,7 @@ def test_large_documents_that_are_written_all_the_time_are_not_read_again(
         return load(path)
 
     monkeypatch.setattr(overlay, "KEPT", 5_000)
-    monkeypatch.setattr(overlay, "LARGE", limit)
+    monkeypatch.setattr(overlay, "KEPT_LARGE", limit)
     with FilesKV(tmp_path, durability="os") as kv:
         ns = kv.namespace("n")
         ns.zadd("large", {b"%030d" % number: number for number in range(2_000)})

@@ -34,7 +34,7 @@ _FLAT: Final = bytes(set(range(256)) - set(b"[{]}"))
 
 _NESTED: Final = frozenset((b"{", b"["))
 _NUMERIC: Final = frozenset(b"%d" % digit for digit in range(10)) | {b"-"}
-"""How what is written as a number begins: to look at the rest of each member of a large set takes half the time."""
+"""How a decimal integer begins. To find that a text is none, by trying, takes three times as long as all else."""
 _TAIL: Final = len(',"crc32":"00000000"}\n')
 
 

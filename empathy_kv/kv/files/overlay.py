@@ -1,7 +1,7 @@
 """A namespace's table over its documents: what the journal touched is in memory, all else is read when it is asked for.
 
-What was read of documents is kept too, within bounds. It needs no look at the file to stay true: a document changes
-only by way of the journal, and what the journal says is replayed here.
+What was read of documents is kept too, within bounds (`Read`). It needs no look at the file to stay true: a document
+changes only by way of the journal, and what the journal says is replayed here.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ SUFFIX: Final = ".json"
 
 KEPT: Final = 8 * 1024 * 1024
 """Bytes of documents that are kept of what was read."""
-LARGE: Final = 32 * 1024 * 1024
-"""The same, of documents above `_LARGE` bytes: of all they take the longest to read again, and there are few."""
+KEPT_LARGE: Final = 32 * 1024 * 1024
+"""The same of large documents, which take the longest to read again."""
 _LARGE: Final = 128 * 1024
+"""Bytes above which a document is a large one."""
 
 _PLACE: Final = 256
 """Bytes that an entry takes beside its document."""
@@ -45,7 +46,10 @@ Stamp: TypeAlias = tuple[int, int | None]
 
 
 class Read:
-    """What was read of documents, the oldest first; None is a key that has none."""
+    """What was read of documents, the oldest first; None is a key that has none.
+
+    It is `KEPT` bytes of small ones, and of large ones `KEPT_LARGE` or twice the largest.
+    """
 
     def __init__(self) -> None:
         self.entries: dict[str, Entry | None] = {}
@@ -59,9 +63,9 @@ class Read:
         if size > _LARGE:
             # By themselves: what a program writes all the time would be read again whenever some small ones were read.
             # As much again as the largest: else it would go for the sake of any other, and it is in use.
-            sizes, most = self._large, max(LARGE, 2 * max([size, *self._large.of.values()]))
+            sizes, most = self._large, max(KEPT_LARGE, 2 * max([size, *self._large.of.values()]))
         while sizes.of and sizes.total + size > most:
-            del self.entries[sizes.oldest()]
+            del self.entries[sizes.pop()]
         self.entries[key] = entry
         sizes.put(key, size)
 
@@ -92,7 +96,7 @@ class _Sizes:
         self.total -= size
         return True
 
-    def oldest(self) -> str:
+    def pop(self) -> str:
         """Take the oldest out, and return its key."""
         key = next(iter(self.of))
         self.drop(key)
