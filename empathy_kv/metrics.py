@@ -144,7 +144,7 @@ class MetricRules:
 
         `at` is when it was, by default now; a naive one is taken as UTC. With an `interaction_id` of the caller's,
         recording it again does nothing and returns False; `IdempotencyError` if it is another interaction, of another
-        time too if `at` is given. As many ids of a user are remembered as interactions.
+        time too if `at` is given. At least as many ids of a user are remembered as interactions.
         """
         interaction = Interaction(
             text(user_id, "user_id", MAX_ID),

@@ -40,6 +40,8 @@ PARTS: Final = 64
 """Into how many parts those go."""
 _MOST: Final = 5_000
 """How many move at a time: so many that a store of before, which had no parts, is cut up soon."""
+_FORGOTTEN: Final = 500
+"""How many a part forgets at a time: more than can move into it, so that it stays small whatever ids are chosen."""
 _OFTEN: Final = 16
 """With how many more another tries to move what one could not."""
 
@@ -73,7 +75,7 @@ class Remembered:
         parts = _parts(user, [(place, name) for name, place in old if place > past])
         operations: list[Operation] = [ZRem(f"ids:{user}", [name for name, _ in old])]
         if parts:
-            found = yield Batch(shard, [ZRangeByScore(part, -1.0, past, limit=_MOST // PARTS) for part in parts])
+            found = yield Batch(shard, [ZRangeByScore(part, -1.0, past, limit=_FORGOTTEN) for part in parts])
             for (part, members), over in zip(parts.items(), found, strict=True):
                 operations.append(ZAdd(part, {name: place for place, name in members}))
                 if over:

@@ -233,6 +233,7 @@ def totals_of(fields: Mapping[str, bytes], first: float | None, last: float | No
     """Return the counters of fields, and the microseconds of the first and last interaction."""
     totals = Totals(first=None if first is None else moment(first), last=None if last is None else moment(last))
     levels, days, histogram = totals.levels, totals.days, totals.histogram
+    # Most are buckets: to take each name apart, and match its kind, takes longer.
     for name, value in fields.items():
         if name.startswith("ms:"):
             histogram[int(name[3:])] = int(value)

@@ -130,9 +130,8 @@ class Timelines:
         stay = len(recent) if self._short else min(len(recent), PAGE)
         waiting = [(int(at), member) for member, at in recent[: len(recent) - stay][:_MOST]]
         every, made, moved = yield from _merged(shard, user, index, waiting)
-        gone = self._surplus(every, [int(at) for _, at in recent[len(recent) - stay :]])
-        number = index.number + len(made)
-        after = _Index(self.limit, number, every[len(gone) :])
+        surplus = self._surplus(every, [int(at) for _, at in recent[len(recent) - stay :]])
+        after = _Index(self.limit, index.number + len(made), every[surplus:])
         if after == index:
             return
         there = {page.number for page in after.pages}
@@ -143,16 +142,16 @@ class Timelines:
         operations.append(Set(key, _ENCODE(after)) if after.pages else Delete(key))
         yield Batch(shard, operations, (Check(key, version),))
 
-    def _surplus(self, every: Sequence[_Page], stay: Sequence[int]) -> Sequence[_Page]:
-        """Return the pages of those, the oldest first, that may go. `stay` are the times of what stays beside them."""
+    def _surplus(self, every: Sequence[_Page], stay: Sequence[int]) -> int:
+        """Return how many of the pages, the oldest, may go. `stay` are the times of what stays beside them."""
         # An eighth more is kept: whoever reads has so much time before what he is about to read goes.
         kept = self.limit if self._short else self.limit + self.limit // 8
         newer = sum(page.count for page in every)
         for count, page in enumerate(every):
             newer -= page.count
             if count == _DROPPED or newer + len(stay) - bisect_left(stay, page.last) < kept:
-                return every[:count]
-        return every
+                return count
+        return len(every)
 
     def whole(self, user: str, entries: Sequence[Timed]) -> dict[str, bytes | Members]:
         """Return what the keys of a user hold that has these interactions, oldest first, and no others."""

@@ -53,8 +53,8 @@ def record_many(store: Store, calls: Iterable[tuple[str, int, bool, float]], his
 def merged(operations: Iterable[Operation]) -> list[Operation]:
     """Return fewer operations that do the same: increments are summed, members are added together.
 
-    For that, no two operations of different kinds or conditions may be on one key, but for those that count what it
-    has, which come last.
+    For that, no two operations of different kinds or conditions may be on one key, but for those that trim or count it,
+    which come last.
     """
     sums: dict[str, Counter[str]] = {}
     added: dict[tuple[str, str | None], dict[bytes, float]] = {}

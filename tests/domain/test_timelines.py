@@ -14,12 +14,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from empathy_kv import remembered, timelines
-from empathy_kv.errors import DamagedError, EmpathyKVError, StorageError
+from empathy_kv.errors import CheckError, DamagedError, EmpathyKVError, StorageError
 from empathy_kv.kv.interface import Namespace, run
 from empathy_kv.kv.memory import MemoryKV
-from empathy_kv.kv.operations import Batch, Name
+from empathy_kv.kv.operations import Batch, Name, Operation
 from empathy_kv.records import Interaction
-from empathy_kv.shared_metrics import KVMetrics
+from empathy_kv.remembered import Remembered
 from empathy_kv.snapshot import content, dump, restore
 from empathy_kv.store import Store
 from empathy_kv.timelines import Timelines
@@ -272,7 +272,7 @@ class Refusing(MemoryKV):
     full = True
 
     def execute(self, batch: Batch) -> list[Any]:
-        written = [each.key for each in batch.operations if each.writes]  # type: ignore[union-attr]
+        written = [each.key for each in batch.operations if isinstance(each, Operation) and each.writes]
         if self.full and any(key.startswith(("pages:", "parts:")) for key in written):
             raise StorageError("no space left on device", path="")
         return super().execute(batch)
@@ -295,15 +295,35 @@ def test_what_is_recorded_is_recorded_though_it_can_not_be_moved_and_another_mov
 
 @pytest.mark.usefixtures("small")
 def test_two_that_move_at_the_same_time_move_once() -> None:
-    store = Store(MemoryKV())
-    for number in range(7):
-        record(store, number, number)
-    metrics = KVMetrics(1, 10_000)
-    run(store.kv, metrics.record(Interaction("ann", 1, True, 7.0, AT + timedelta(minutes=7)), True))
+    kv = Refusing()
+    store = Store(kv)
+    for number in range(9):
+        record(store, number, number, interaction_id=f"i{number}")
+    kv.full = False
+    waiting: list[Batch] = []
+    for slow, fast in ((Timelines(99).move, Timelines(99).move), (Remembered(99).move, Remembered(99).move)):
+        steps = slow(SHARD, "ann")
+        batch = next(steps)
+        while not batch.writes:
+            batch = steps.send(kv.execute(batch))
+        waiting.append(batch)
+        run(kv, fast(SHARD, "ann"))
     before = stored(store)
-    steps = Timelines(10_000).move(SHARD, "ann")
-    run(store.kv, steps)
-    assert stored(store) == before == {"recent:ann": 4, "page:1:ann": 4}
+    with pytest.raises(CheckError):
+        kv.execute(waiting[0])
+    kv.execute(waiting[1])  # Ids that are moved twice are where they are.
+    assert stored(store) == before
+    assert (before["recent:ann"], before["page:1:ann"], before["ids:ann"]) == (4, 5, 4)
+    assert numbers(store.metrics.get_history("ann")) == list(range(9))
+
+
+def test_a_part_stays_small_though_all_ids_go_to_it() -> None:
+    store = Store(MemoryKV(), history_limit=300)
+    names = [f"i{n}" for n in range(200_000) if remembered._part("ann", b"i%d" % n) == "ids_1:ann"][:2_000]
+    for name in names:
+        assert store.metrics.record_interaction("ann", 1, True, 1.0, interaction_id=name)
+    assert sum(count for key, count in stored(store).items() if key.startswith("ids")) < 300 + 3 * remembered.STAY
+    assert not any(store.metrics.record_interaction("ann", 1, True, 1.0, interaction_id=name) for name in names[-300:])
 
 
 @pytest.mark.needs_kv
